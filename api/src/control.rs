@@ -1,0 +1,338 @@
+//! How does the control plane speak to marsd? One JSON object per line over a local Unix socket.
+//!
+//! The client sends `{"version":1,"id":N,"method":…,…}` and gets `{"id":N,"ok":…}` or `{"id":N,"error":{…}}`; answers
+//! may come in any order. Every method is idempotent: asking for what already is succeeds and changes nothing.
+
+use serde::{Deserialize, Serialize};
+
+/// Version of this protocol; a daemon refuses any other by name.
+pub const CONTROL_VERSION: u32 = 1;
+
+/// One call.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ControlRequest {
+    /// [`CONTROL_VERSION`].
+    pub version: u32,
+    /// Comes back with the answer.
+    pub id: u64,
+    /// What is asked.
+    #[serde(flatten)]
+    pub call: Call,
+}
+
+/// One answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ControlResponse {
+    /// Of the request.
+    pub id: u64,
+    /// The good answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ok: Option<Outcome>,
+    /// The bad answer; nothing was changed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<ControlError>,
+}
+
+/// Everything that can be asked of marsd. Volumes are named by their id (32 hex digits).
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "method", rename_all = "kebab-case")]
+pub enum Call {
+    /// This host's name and credentials for links to peers; kept by marsd until replaced.
+    Identity {
+        /// Node name; the certificate carries it as its DNS name.
+        node: String,
+        /// PEM of the pool's CA.
+        ca_pem: String,
+        /// PEM of this node's certificate.
+        cert_pem: String,
+        /// PEM of its key.
+        key_pem: String,
+    },
+    /// Take care of a replica from now on. An existing one of the same id must agree in size and disk.
+    VolumeCreate {
+        /// Volume id.
+        volume: String,
+        /// What people call it; sockets and exports carry this name.
+        name: String,
+        /// Its length.
+        size_bytes: u64,
+        /// The disk: an existing file or block device of at least that length.
+        disk: String,
+        /// How it comes into the world if there is no state for it yet.
+        birth: BirthKind,
+        /// Every host with a replica, this one included.
+        members: Vec<Member>,
+        /// Log kept for slow peers; the default when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log_bytes_max: Option<u64>,
+    },
+    /// Know a volume without having a replica, so that doors can be opened here (remote doors).
+    VolumeRemote {
+        /// Volume id.
+        volume: String,
+        /// What people call it.
+        name: String,
+        /// Its length.
+        size_bytes: u64,
+        /// Every host with a replica.
+        members: Vec<Member>,
+    },
+    /// The members are these now; a host with a remote door only is told too.
+    VolumeMembers {
+        /// Volume id.
+        volume: String,
+        /// Every host with a replica.
+        members: Vec<Member>,
+    },
+    /// Give the primary role to another member; asked of the present primary, answered when granted.
+    VolumeHandOver {
+        /// Volume id.
+        volume: String,
+        /// The successor.
+        to: String,
+        /// How long guests may wait at the gate before it is given up.
+        gate_millis_max: u64,
+    },
+    /// Digest the whole contents of the replica here, over disk and log.
+    VolumeChecksum {
+        /// Volume id.
+        volume: String,
+    },
+    /// Forget a volume: close its doors, drop its log and state; the disk is left alone.
+    VolumeForget {
+        /// Volume id.
+        volume: String,
+    },
+    /// Let a guest in.
+    DoorOpen {
+        /// Volume id.
+        volume: String,
+        /// Which door.
+        door: DoorSpec,
+    },
+    /// Let no guest in any more; connected ones are cut off.
+    DoorClose {
+        /// Volume id.
+        volume: String,
+        /// Which door.
+        door: DoorSpec,
+    },
+    /// How does everything stand (or one volume)?
+    Status {
+        /// Only this one.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        volume: Option<String>,
+    },
+}
+
+/// A host with a replica, and where its marsd listens for peers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Node name.
+    pub node: String,
+    /// `host:port` of its peer listener.
+    pub addr: String,
+}
+
+/// How a replica comes into the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BirthKind {
+    /// First primary of a new volume (epoch 1).
+    Primary,
+    /// Joining secondary: full sync.
+    Secondary,
+}
+
+/// One door.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum DoorSpec {
+    /// NBD on a Unix socket; the path defaults to `RUN_DIR/NAME.nbd.sock`.
+    Nbd {
+        /// Where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// Refuse writes.
+        #[serde(default)]
+        read_only: bool,
+    },
+    /// NBD on a TCP address such as `127.0.0.1:10809` (port 0: any free one). Plain text: loopback only.
+    NbdTcp {
+        /// Where.
+        addr: String,
+        /// Refuse writes.
+        #[serde(default)]
+        read_only: bool,
+    },
+}
+
+/// The good answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// Done, or already so.
+    Done,
+    /// A door is open there.
+    Door {
+        /// Unix path or TCP address.
+        path: String,
+        /// For NBD clients.
+        uri: String,
+    },
+    /// The role was granted.
+    HandedOver {
+        /// Term of the new primary.
+        term: u32,
+        /// How long the gate was closed on this side, in microseconds.
+        gate_micros: u64,
+    },
+    /// Digest of the contents.
+    Checksum {
+        /// 32 hex digits.
+        digest: String,
+        /// Log position when it began.
+        from_lsn: u64,
+        /// Log position when it ended; equal when nothing was written meanwhile.
+        to_lsn: u64,
+    },
+    /// Everything.
+    Status(HostStatus),
+}
+
+/// The bad answer.
+#[derive(Clone, Debug, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct ControlError {
+    /// For code.
+    pub kind: ControlErrorKind,
+    /// For people.
+    pub message: String,
+}
+
+/// Kinds of bad answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ControlErrorKind {
+    /// The call itself is wrong (version, names, sizes).
+    Usage,
+    /// No such volume or door here.
+    NotFound,
+    /// Would endanger data or guests.
+    Refused,
+    /// Not now; ask again.
+    Busy,
+    /// Took too long; nothing changed.
+    TimedOut,
+    /// The system below failed.
+    Failed,
+}
+
+/// How a marsd stands.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct HostStatus {
+    /// Node name, once it has an identity.
+    pub node: Option<String>,
+    /// Where it listens for peers, once it has an identity.
+    pub peer_addr: Option<String>,
+    /// Program version.
+    pub program_version: String,
+    /// Every volume it knows.
+    pub volumes: Vec<VolumeStatus>,
+}
+
+/// One volume on one host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeStatus {
+    /// Volume id.
+    pub volume: String,
+    /// What people call it.
+    pub name: String,
+    /// Its length.
+    pub size_bytes: u64,
+    /// Every host with a replica, as known here.
+    pub members: Vec<Member>,
+    /// Doors open here.
+    pub doors: Vec<DoorStatus>,
+    /// The replica here, if there is one.
+    pub replica: Option<ReplicaStatus>,
+}
+
+/// One open door.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoorStatus {
+    /// Which.
+    pub door: DoorSpec,
+    /// Unix path or TCP address.
+    pub path: String,
+    /// For NBD clients.
+    pub uri: String,
+    /// Guests connected now.
+    pub clients: u64,
+    /// Longest time any request has waited while the primary moved, in microseconds.
+    pub pause_micros_max: u64,
+}
+
+/// One replica; words and figures as in `mars::Status`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// `primary` or `secondary`.
+    pub role: String,
+    /// `uptodate`, `behind`, `syncing`, …
+    pub state: String,
+    /// Why, where the state needs a reason.
+    pub reason: Option<String>,
+    /// Primary term.
+    pub epoch: u32,
+    /// The primary's start within its term.
+    pub epoch_start: u32,
+    /// Where the primary is thought to be.
+    pub primary: Option<String>,
+    /// The disk's path.
+    pub disk: String,
+    /// Positions in the log.
+    pub trimmed_lsn: u64,
+    /// ARCHITECTURE.md says what each watermark means.
+    pub written_back_lsn: u64,
+    /// Write-back has reached no further.
+    pub touched_lsn: u64,
+    /// Durable.
+    pub committed_lsn: u64,
+    /// In the log.
+    pub appended_lsn: u64,
+    /// Digest of the log's end.
+    pub chain_digest: String,
+    /// Percent of a running full sync; 100 when whole.
+    pub sync_percent: f64,
+    /// Bytes that differed in the running or last full sync.
+    pub sync_copied_bytes: u64,
+    /// Acknowledged writes in memory.
+    pub shadow_bytes: u64,
+    /// Requests waiting.
+    pub waiting_requests: u64,
+    /// Longest wait at the gate so far.
+    pub gate_micros_max: u64,
+    /// As primary: the others.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// A peer as its primary sees it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PeerStatus {
+    /// Node name.
+    pub node: String,
+    /// In one word.
+    pub state: String,
+    /// Handed to its link.
+    pub sent_lsn: u64,
+    /// Durable in its log.
+    pub committed_lsn: u64,
+    /// On its disk.
+    pub replayed_lsn: u64,
+    /// Log it does not have durably.
+    pub lag_bytes: u64,
+    /// Age of the oldest write it does not have durably.
+    pub lag_seconds: f64,
+    /// Percent of its full sync.
+    pub sync_percent: f64,
+}

@@ -1,0 +1,208 @@
+//! What do the catalog's daemon and the agents of the hosts say to each other?
+//!
+//! An agent polls `GET /v1/agent/NODE?after=REVISION` for all steps of its node and reports to
+//! `POST /v1/agent/NODE`. Steps are idempotent and leave no choice; steps of one volume are done in order.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::VgKind;
+use crate::ApiError;
+use crate::control::{BirthKind, DoorSpec, HostStatus, Member};
+
+/// All that an agent has to do now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Steps {
+    /// Changes with the steps and the groups.
+    pub revision: u64,
+    /// In order; those of different volumes may be done at the same time.
+    pub steps: Vec<Step>,
+    /// The volume groups of this node, to be reported on.
+    pub vgs: Vec<VgRef>,
+}
+
+/// A volume group of the agent's node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VgRef {
+    /// Its name.
+    pub name: String,
+    /// What it is made of.
+    pub kind: VgKind,
+    /// The directory.
+    pub path: String,
+    /// How much of it may be used.
+    pub size_bytes: u64,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Volume id.
+    pub volume: String,
+    /// Generation of the volume's desired state that asks for it; an agent refuses older ones than it has seen.
+    pub generation: u64,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What an agent can do. Every action succeeds at once where things are so already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum Action {
+    /// Make the disk.
+    DiskCreate {
+        /// Where.
+        vg: VgRef,
+        /// Exact length.
+        size_bytes: u64,
+    },
+    /// Let marsd take care of the replica on that disk.
+    ReplicaCreate {
+        /// Where the disk lies.
+        vg: VgRef,
+        /// The volume's name.
+        name: String,
+        /// Its length.
+        size_bytes: u64,
+        /// How it comes into the world.
+        birth: BirthKind,
+        /// Every host with a replica.
+        members: Vec<Member>,
+    },
+    /// Let marsd know a volume without a replica.
+    RemoteCreate {
+        /// The volume's name.
+        name: String,
+        /// Its length.
+        size_bytes: u64,
+        /// Every host with a replica.
+        members: Vec<Member>,
+    },
+    /// Tell marsd the members.
+    SetMembers {
+        /// Every host with a replica.
+        members: Vec<Member>,
+    },
+    /// Give the primary role to another host.
+    HandOver {
+        /// The successor.
+        to: String,
+        /// How long guests may wait.
+        gate_millis_max: u64,
+    },
+    /// Open a door.
+    DoorOpen {
+        /// Which.
+        door: DoorSpec,
+    },
+    /// Close a door.
+    DoorClose {
+        /// Which.
+        door: DoorSpec,
+    },
+    /// Let marsd forget the volume; the disk is left alone.
+    Forget,
+    /// Remove the disk.
+    DiskRemove {
+        /// Where it lies.
+        vg: VgRef,
+    },
+    /// Digest the replica's contents.
+    Checksum {
+        /// Number of the attempt; comes back with the result.
+        attempt: u64,
+    },
+}
+
+/// What an agent has seen and done.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Report {
+    /// Version of the reporting poold.
+    pub program_version: String,
+    /// How marsd stands, or why it does not say.
+    pub marsd: Result<HostStatus, String>,
+    /// Newest generation taken up, per volume id; read before everything below was looked at.
+    pub generations: BTreeMap<String, u64>,
+    /// The disks in each volume group.
+    pub vgs: Vec<VgReport>,
+    /// What became of steps since the last report.
+    pub results: Vec<StepResult>,
+}
+
+/// A volume group as its host sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VgReport {
+    /// Its name.
+    pub name: String,
+    /// Bytes that its disks take; `problem` when this cannot be told.
+    pub used_bytes: u64,
+    /// Volume ids with a disk in it.
+    pub disks: Vec<String>,
+    /// What is wrong with it.
+    pub problem: Option<String>,
+}
+
+/// What became of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StepResult {
+    /// The step.
+    pub step: Step,
+    /// Its end.
+    pub outcome: Result<StepOutcome, ApiError>,
+}
+
+/// The good end of a step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum StepOutcome {
+    /// Done, or already so.
+    Done,
+    /// The role was granted.
+    HandedOver {
+        /// How long the gate was closed, in microseconds.
+        gate_micros: u64,
+    },
+    /// The digest.
+    Checksum {
+        /// Number of the attempt.
+        attempt: u64,
+        /// 32 hex digits.
+        digest: String,
+        /// Log position when it began.
+        from_lsn: u64,
+        /// Log position when it ended.
+        to_lsn: u64,
+    },
+}
+
+/// Asked of the daemon of a host directly: make a directory ready to be a volume group, or check that it could be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PrepareVg {
+    /// Its name.
+    pub name: String,
+    /// The directory.
+    pub path: String,
+    /// How much the pool may use; what its file system has free when absent.
+    pub size_bytes: Option<u64>,
+    /// Only check.
+    pub dry_run: bool,
+}
+
+/// The answer to [`PrepareVg`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PreparedVg {
+    /// How much the pool may use.
+    pub size_bytes: u64,
+}
+
+/// Asked of the daemon of a host directly: make a directory foreign again; refused while disks lie in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ReleaseVg {
+    /// Its name.
+    pub name: String,
+    /// The directory.
+    pub path: String,
+    /// Only check.
+    pub dry_run: bool,
+}

@@ -1,0 +1,72 @@
+//! Where do replicas' disks lie? Volume groups of the hosts.
+
+use serde::{Deserialize, Serialize};
+
+/// What a volume group is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VgKind {
+    /// A directory of sparse files.
+    Directory,
+}
+
+/// `vg add`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct AddVg {
+    /// Its name; several hosts may each have one of the same name.
+    pub name: String,
+    /// On which node; the one whose daemon is asked when absent.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// The directory (absolute); made if its parent exists. Must be empty or already this group's.
+    pub dir: String,
+    /// How much of it the pool may use; what its file system has free when absent.
+    #[serde(default)]
+    pub size_bytes: Option<u64>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `vg remove`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct RemoveVg {
+    /// On which node; the one whose daemon is asked when absent.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A volume group.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vg {
+    /// The host.
+    pub node: String,
+    /// Its name there.
+    pub name: String,
+    /// What it is made of.
+    pub kind: VgKind,
+    /// The directory.
+    pub path: String,
+    /// How much the pool may use.
+    pub size_bytes: u64,
+    /// What replicas have reserved, those on their way included.
+    pub reserved_bytes: u64,
+    /// What a new replica can have.
+    pub free_bytes: u64,
+    /// Bytes that its disks really take (sparse); `null` until reported.
+    pub used_bytes: Option<u64>,
+    /// Replicas in it.
+    pub replicas: u64,
+    /// What is wrong with it, as its host reports.
+    pub problem: Option<String>,
+}
+
+/// `vg list`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VgList {
+    /// By node and name.
+    pub vgs: Vec<Vg>,
+}

@@ -1,0 +1,239 @@
+//! What can be asked of a volume, and how does it stand?
+
+use serde::{Deserialize, Serialize};
+
+/// `volume create`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct CreateVolume {
+    /// `[a-z0-9][a-z0-9._-]{0,62}`.
+    pub name: String,
+    /// A multiple of 4096.
+    pub size_bytes: u64,
+    /// How many replicas, 1 to 8; when absent as many as `on` names, else 1.
+    #[serde(default)]
+    pub replicas: Option<u32>,
+    /// `async`, the default.
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// These hosts exactly, the first being primary; the planner chooses when empty.
+    #[serde(default)]
+    pub on: Vec<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume delete`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DeleteVolume {
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume join`, `volume leave`, `volume primary`: what becomes of the volume on a node. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct OnNode {
+    /// Which node.
+    pub node: String,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// Kinds of doors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum DoorKind {
+    /// NBD on a Unix socket, or on TCP when an address is given.
+    #[default]
+    Nbd,
+}
+
+/// `volume attach`: opens a door and waits until it is open.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Attach {
+    /// Which kind.
+    #[serde(default)]
+    pub door: DoorKind,
+    /// On which node; the primary's when absent. Without a replica there it is a remote door.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// TCP address such as `127.0.0.1:10809` (port 0: any free one) instead of a Unix socket. Plain text: loopback only.
+    #[serde(default)]
+    pub tcp: Option<String>,
+    /// Unix socket path instead of marsd's own choice.
+    #[serde(default)]
+    pub path: Option<String>,
+    /// Refuse writes.
+    #[serde(default)]
+    pub read_only: bool,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// The door that is open now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attached {
+    /// The volume.
+    pub volume: String,
+    /// The host with the door.
+    pub node: String,
+    /// Kind of the door.
+    pub kind: DoorKind,
+    /// Unix path or TCP address; empty for a dry run.
+    pub path: String,
+    /// For NBD clients; empty for a dry run.
+    pub uri: String,
+    /// Whether that host has no replica.
+    pub remote: bool,
+    /// Whether it was only tried.
+    pub dry_run: bool,
+}
+
+/// `volume detach`: closes doors and waits until they are closed.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Detach {
+    /// Only those on this node; all when absent.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume verify`. Returns a job whose `verify` holds the result.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct Verify {
+    /// How long to wait for a moment without writes, in seconds; 60 when absent.
+    #[serde(default)]
+    pub limit_seconds: Option<u64>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A volume as `volume show` prints it; desired and observed state merged.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Volume {
+    /// Its name.
+    pub name: String,
+    /// Its identity for life, 32 hex digits.
+    pub id: String,
+    /// Its length.
+    pub size_bytes: u64,
+    /// `async`.
+    pub mode: String,
+    /// The worst of its replicas' states; `creating` and `deleting` at the ends of its life.
+    pub state: String,
+    /// Where the primary is, as observed; desired where nothing is observed yet.
+    pub primary: Option<String>,
+    /// The primary's term, as observed.
+    pub epoch: u32,
+    /// Generation of its desired state.
+    pub generation: u64,
+    /// Its replicas, the primary first.
+    pub replicas: Vec<ReplicaRow>,
+    /// Its doors.
+    pub doors: Vec<DoorRow>,
+    /// When all replicas were last found equal (RFC 3339).
+    pub last_verified: Option<String>,
+    /// The job at work on it.
+    pub job: Option<String>,
+}
+
+/// A replica as `volume show` prints it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ReplicaRow {
+    /// The host.
+    pub node: String,
+    /// `primary` or `secondary`, as observed.
+    pub role: String,
+    /// `uptodate | behind | syncing | inconsistent | paused | unreachable | split-brain | defective-log | detached`.
+    pub state: String,
+    /// Why, where the state needs a reason.
+    pub reason: Option<String>,
+    /// Percent of its full sync; 100 when whole.
+    pub sync_percent: f64,
+    /// Log of the primary that it does not have durably.
+    pub lag_bytes: u64,
+    /// Age of the oldest write that it does not have durably.
+    pub lag_seconds: f64,
+    /// End of its log.
+    pub appended: u64,
+    /// Durable in its log.
+    pub committed: u64,
+    /// On its disk.
+    pub written_back: u64,
+    /// As the primary knows it; its own `committed` for the primary itself.
+    pub peer_committed: u64,
+    /// Its volume group.
+    pub vg: String,
+    /// Age of these figures; `null` when never reported.
+    pub age_seconds: Option<f64>,
+}
+
+/// A door as `volume show` prints it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DoorRow {
+    /// Kind of the door.
+    pub kind: DoorKind,
+    /// The host with the door.
+    pub node: String,
+    /// Unix path or TCP address; empty until it is open.
+    pub path: String,
+    /// For NBD clients; empty until it is open.
+    pub uri: String,
+    /// Whether it is open.
+    pub open: bool,
+    /// Whether it refuses writes.
+    pub read_only: bool,
+    /// Whether its host has no replica.
+    pub remote: bool,
+    /// Guests connected now.
+    pub clients: u64,
+    /// Longest time any request has waited while the primary moved, in microseconds.
+    pub pause_micros_max: u64,
+}
+
+/// `volume list`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VolumeList {
+    /// By name.
+    pub volumes: Vec<Volume>,
+}
+
+/// `volume log show`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeLog {
+    /// The volume.
+    pub name: String,
+    /// One per replica, the primary first.
+    pub replicas: Vec<LogRow>,
+}
+
+/// The log of one replica; positions in bytes since the log began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// The host.
+    pub node: String,
+    /// `primary` or `secondary`.
+    pub role: String,
+    /// `term.start` of the primary as known there.
+    pub epoch: String,
+    /// Where the log kept begins.
+    pub trimmed: u64,
+    /// On the disk.
+    pub written_back: u64,
+    /// Nothing after it has reached the disk.
+    pub touched: u64,
+    /// Durable in the log.
+    pub committed: u64,
+    /// End of the log.
+    pub appended: u64,
+    /// Bytes of log kept.
+    pub kept_bytes: u64,
+    /// Digest of the log's end.
+    pub chain_digest: String,
+}

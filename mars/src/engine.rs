@@ -1,0 +1,576 @@
+//! What does a replica do next? The one door of the engine.
+//!
+//! # The promise to the guest
+//!
+//! A plain write, discard or write-zeroes is answered once its batch is in the log file's page cache: it survives
+//! `kill -9` of the daemon. With FUA it is answered once its batch is durable. FLUSH is answered once every request
+//! answered before it is durable. Reads see every answered write. A replica is, with disk, log and watermarks taken
+//! together, always a version that the primary had. There are never two primaries that answer writes in one epoch.
+//!
+//! # How to read it
+//!
+//! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
+//! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
+//! `ship.rs` is one, `resync.rs` compares disks, `role.rs` moves the primary, `guest.rs` answers guests. After each
+//! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
+//! machines by hand; the gain is that the simulator can stop the world between any two steps.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use model::{
+    Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, SectorRange, Tick, VolumeId,
+    VolumeSize,
+};
+
+use crate::event::{Command, CommandError, CommandId, DiskError, Effect, Event, IoId, LinkId, Notice};
+use crate::follow::Follow;
+use crate::guest::{Checksum, Guests};
+use crate::lineage::{Position, Stretch};
+use crate::log::Log;
+use crate::meta::{Meta, SyncState};
+use crate::replay::{Replay, Scan};
+use crate::resync::Resync;
+use crate::role::HandOver;
+use crate::shadow::{Overlay, Shadow};
+use crate::ship::{Peer, Ship};
+use crate::watermark::Watermarks;
+use crate::writeback::Round;
+
+/// What an engine must know before it starts.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Whose replica this is.
+    pub node: NodeId,
+    /// The volume's length.
+    pub size: VolumeSize,
+    /// All nodes with a replica, this one included.
+    pub members: Vec<NodeId>,
+    /// Memory for acknowledged writes that are not yet on the disk; past it, guests wait.
+    pub shadow_bytes_max: u64,
+    /// Log kept for slow peers; past it the slowest is dropped and will need a full sync.
+    pub log_bytes_max: u64,
+}
+
+/// How a replica that has no durable state yet comes into the world.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Birth {
+    /// As the first primary of a new volume, whose disk is what it is.
+    Primary {
+        /// Its epoch.
+        epoch: Epoch,
+    },
+    /// As a joining secondary: needs a full sync.
+    Secondary,
+}
+
+/// What the replica is doing.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Finding the end of its log after a start.
+    Scanning(Scan),
+    /// Secondary: listens to a source, or looks for one.
+    Following,
+    /// Becoming primary: serves once its new epoch is durable and its whole log is loaded.
+    Promoting {
+        /// Whether the new epoch is durable.
+        saved: bool,
+    },
+    /// Primary.
+    Serving,
+    /// Primary no more, once that is durable; nobody is served.
+    Demoting,
+    /// Out of service.
+    Failed {
+        /// In one word.
+        state: ReplicaState,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// What an outstanding disk operation is for.
+#[derive(Debug)]
+pub(crate) enum Io {
+    GuestRead {
+        tag: crate::RequestTag,
+        overlay: Overlay,
+    },
+    GuestStatus {
+        tag: crate::RequestTag,
+        overlay: Overlay,
+    },
+    RoundWrite {
+        range: SectorRange,
+    },
+    RoundFlush,
+    ScanRead {
+        bytes_max: usize,
+    },
+    ScanCut,
+    Load {
+        bytes_max: usize,
+    },
+    ShipRead {
+        link: LinkId,
+        at: Lsn,
+    },
+    OpenCheck {
+        link: LinkId,
+        end: Position,
+        end_epoch: Epoch,
+    },
+    CutCheck {
+        to: Position,
+    },
+    CutDone,
+    FreshDone,
+    SyncSource {
+        link: LinkId,
+        id: u64,
+        overlay: Overlay,
+        digests: Vec<u128>,
+        end: Lsn,
+    },
+    SyncOwn {
+        start: SectorOffset,
+        id: u64,
+    },
+    SyncWrite {
+        start: SectorOffset,
+        id: u64,
+        range: SectorRange,
+    },
+    SyncFlush {
+        next: SectorOffset,
+        term: u32,
+    },
+    Checksum {
+        job: Checksum,
+        overlay: Overlay,
+    },
+}
+
+/// What waits for a save of the meta.
+#[derive(Debug)]
+pub(crate) enum Then {
+    Nothing,
+    BeginWriting,
+    Promoted,
+    Granted,
+    CutSaved,
+    FreshSaved,
+    FreshReady,
+}
+
+/// A save under way.
+#[derive(Debug)]
+struct Saving {
+    generation: u64,
+    then: Then,
+    trimmed: Lsn,
+    whole: bool,
+}
+
+/// A connection and what it is for.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub peer: NodeId,
+    /// Our side of a stream we serve; `None` when the link is the one we follow.
+    pub ship: Option<Ship>,
+}
+
+/// One replica of one volume.
+pub struct Engine {
+    pub(crate) config: Config,
+    pub(crate) now: Tick,
+    pub(crate) effects: VecDeque<Effect>,
+    next_io: u64,
+    pub(crate) io: BTreeMap<IoId, Io>,
+    pub(crate) phase: Phase,
+    /// The durable state as the next save will hold it.
+    pub(crate) meta: Meta,
+    saving: VecDeque<Saving>,
+    /// Whether a restart would find a version here: only then may anybody count on it.
+    pub(crate) whole_durably: bool,
+    pub(crate) marks: Watermarks,
+    pub(crate) log: Log,
+    pub(crate) shadow: Shadow,
+    pub(crate) round: Round,
+    pub(crate) round_due: Option<Tick>,
+    pub(crate) replay: Replay,
+    pub(crate) guests: Guests,
+    pub(crate) links: BTreeMap<LinkId, Link>,
+    pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) follow: Follow,
+    pub(crate) resync: Option<Resync>,
+    /// Pieces of full syncs begun so far: the name of the last.
+    pub(crate) sync_pieces: u64,
+    pub(crate) hand_over: Option<HandOver>,
+    pub(crate) gate_micros_max: u64,
+    pub(crate) sync_copied_bytes: u64,
+}
+
+impl Engine {
+    /// A replica without history; its first effect saves its meta.
+    pub fn create(now: Tick, config: Config, birth: Birth) -> Engine {
+        let (role, epoch, sync) = match birth {
+            Birth::Primary { epoch } => (Role::Primary, epoch, SyncState::Whole),
+            Birth::Secondary => (Role::Secondary, Epoch::NONE, SyncState::Fresh),
+        };
+        let meta = Meta {
+            generation: 0,
+            volume: config.volume,
+            node: config.node.clone(),
+            sectors: config.size.range().count,
+            role,
+            epoch,
+            written_back: Position::default(),
+            touched: Lsn(0),
+            committed: Position::default(),
+            committed_epoch: Epoch::NONE,
+            trimmed: Lsn(0),
+            sync,
+            granted: None,
+            lineage: Vec::new(),
+        };
+        let mut engine = Engine::new(now, config, meta);
+        match role {
+            Role::Primary => engine.begin_promotion(epoch),
+            Role::Secondary => {
+                engine.phase = Phase::Following;
+                engine.save(Then::Nothing);
+            }
+        }
+        engine
+    }
+
+    /// A replica with history: begins recovery from its meta, log and disk.
+    pub fn open(now: Tick, config: Config, meta: Meta) -> Engine {
+        let mut engine = Engine::new(now, config, meta);
+        engine.start_scan();
+        engine
+    }
+
+    fn new(now: Tick, config: Config, meta: Meta) -> Engine {
+        let trimmed = meta.trimmed;
+        let peers = config
+            .members
+            .iter()
+            .filter(|member| **member != config.node)
+            .map(|member| (member.clone(), Peer::remembered(trimmed)))
+            .collect();
+        Engine {
+            now,
+            effects: VecDeque::new(),
+            next_io: 0,
+            io: BTreeMap::new(),
+            phase: Phase::Following,
+            saving: VecDeque::new(),
+            whole_durably: meta.generation > 0 && meta.sync == SyncState::Whole,
+            marks: Watermarks::recovered(
+                trimmed,
+                meta.written_back.lsn,
+                meta.touched,
+                meta.committed.lsn,
+                meta.committed.lsn,
+            ),
+            log: Log::ending_at(meta.committed, meta.committed_epoch),
+            shadow: Shadow::default(),
+            round: Round::Idle,
+            round_due: None,
+            replay: Replay::from(meta.written_back),
+            guests: Guests::default(),
+            links: BTreeMap::new(),
+            peers,
+            follow: Follow::new(now),
+            resync: None,
+            sync_pieces: 0,
+            hand_over: None,
+            gate_micros_max: 0,
+            sync_copied_bytes: 0,
+            config,
+            meta,
+        }
+    }
+
+    /// Forgets everything in memory and recovers from the durable state, without losing count of operations or waiting
+    /// guests. Only when nothing is under way.
+    pub(crate) fn restart_from_meta(&mut self) {
+        assert!(self.is_quiet(), "a restart would lose operations under way");
+        let fresh = Engine::new(self.now, self.config.clone(), self.meta.clone());
+        self.marks = fresh.marks;
+        self.log = fresh.log;
+        self.shadow = fresh.shadow;
+        self.round = fresh.round;
+        self.round_due = None;
+        self.replay = fresh.replay;
+        self.resync = None;
+        self.follow.forget_source(self.now);
+        self.start_scan();
+    }
+
+    /// The world tells us.
+    pub fn handle(&mut self, now: Tick, event: Event) {
+        // A clock that jumps back must not make timers of the past pending again.
+        self.now = self.now.max(now);
+        if let Event::DiskFailed { error } = event {
+            return self.fail(ReplicaState::Detached, error);
+        }
+        if matches!(self.phase, Phase::Failed { .. }) {
+            return self.handle_failed(event);
+        }
+        match event {
+            Event::Timer | Event::Sent { .. } | Event::DiskFailed { .. } => {}
+            Event::Guest { tag, request } => self.guest_arrived(tag, request),
+            Event::LogWritten { up_to } => self.log_written(up_to),
+            Event::LogFlushed { up_to } => self.log_flushed(up_to),
+            Event::MetaSaved { generation } => self.meta_saved(generation),
+            Event::LinkUp { link, peer, dialled } => self.link_up(link, peer, dialled),
+            Event::LinkDown { link, peer } => self.link_down(link, &peer),
+            Event::Message { link, message } => self.message(link, message),
+            Event::Command { id, command } => self.command(id, command),
+            Event::LogRead { id, .. }
+            | Event::LogReset { id }
+            | Event::VolumeRead { id, .. }
+            | Event::VolumeStatus { id, .. }
+            | Event::VolumeWritten { id }
+            | Event::VolumeFlushed { id } => {
+                if let Some(io) = self.io.remove(&id) {
+                    self.io_done(io, event);
+                }
+            }
+        }
+    }
+
+    fn io_done(&mut self, io: Io, event: Event) {
+        match (io, event) {
+            (Io::GuestRead { tag, overlay }, Event::VolumeRead { data, .. }) => {
+                self.guest_read(tag, overlay, data)
+            }
+            (Io::GuestStatus { tag, overlay }, Event::VolumeStatus { extents, .. }) => {
+                self.guest_status(tag, overlay, &extents);
+            }
+            (Io::RoundWrite { .. }, Event::VolumeWritten { .. }) => {}
+            (Io::RoundFlush, Event::VolumeFlushed { .. }) => self.round_flushed(),
+            (Io::ScanRead { bytes_max }, Event::LogRead { bytes, .. }) => self.scanned(bytes, bytes_max),
+            (Io::ScanCut, Event::LogReset { .. }) => self.scan_cut(),
+            (Io::Load { bytes_max }, Event::LogRead { bytes, .. }) => self.loaded(bytes, bytes_max),
+            (Io::ShipRead { link, at }, Event::LogRead { bytes, .. }) => self.ship_read(link, at, bytes),
+            (Io::OpenCheck { link, end, end_epoch }, Event::LogRead { bytes, .. }) => {
+                self.open_checked(link, end, end_epoch, &bytes);
+            }
+            (Io::CutCheck { to }, Event::LogRead { bytes, .. }) => self.cut_checked(to, &bytes),
+            (Io::CutDone, Event::LogReset { .. }) => self.restart_from_meta(),
+            (Io::FreshDone, Event::LogReset { .. }) => self.fresh_reset(),
+            (
+                Io::SyncSource {
+                    link,
+                    id,
+                    overlay,
+                    digests,
+                    end,
+                },
+                Event::VolumeRead { data, .. },
+            ) => {
+                let range = overlay.range();
+                self.sync_source_read(link, id, overlay.compose(data), digests, end, range);
+            }
+            (Io::SyncOwn { start, id }, Event::VolumeRead { data, .. }) => {
+                self.sync_own_read(start, id, data)
+            }
+            (Io::SyncWrite { start, id, .. }, Event::VolumeWritten { .. }) => self.sync_written(start, id),
+            (Io::SyncFlush { next, term }, Event::VolumeFlushed { .. }) => self.sync_flushed(next, term),
+            (Io::Checksum { job, overlay }, Event::VolumeRead { data, .. }) => {
+                self.checksum_read(job, overlay.compose(data));
+            }
+            (io, event) => panic!("the driver answered {io:?} with {event:?}"),
+        }
+    }
+
+    /// We ask the world; call until `None` after each batch of events.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        if self.effects.is_empty() {
+            self.pump();
+        }
+        self.effects.pop_front()
+    }
+
+    /// Lets every room do what has become possible. The order follows the data: what is freed first lets in what waits.
+    fn pump(&mut self) {
+        if matches!(self.phase, Phase::Failed { .. }) {
+            return;
+        }
+        self.pump_load();
+        self.pump_promotion();
+        self.pump_guests();
+        self.pump_hand_over();
+        self.pump_round();
+        self.pump_log();
+        self.pump_horizon();
+        self.pump_follow();
+        self.pump_resync();
+        self.pump_ship();
+        self.pump_ack();
+    }
+
+    /// When we want [`Event::Timer`] at the latest.
+    pub fn poll_timeout(&self) -> Option<Tick> {
+        if matches!(self.phase, Phase::Failed { .. }) {
+            return None;
+        }
+        [
+            self.log.flush_due,
+            self.round_due,
+            self.follow_due(),
+            self.ship_due(),
+            self.hand_over_due(),
+            self.resync_due(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    /// A new disk operation's name, remembered with its purpose.
+    pub(crate) fn io(&mut self, io: Io) -> IoId {
+        let id = IoId(self.next_io);
+        self.next_io += 1;
+        self.io.insert(id, io);
+        id
+    }
+
+    pub(crate) fn notice(&mut self, notice: Notice) {
+        self.effects.push_back(Effect::Notice(notice));
+    }
+
+    /// Makes the state as it is now durable, then goes on.
+    pub(crate) fn save(&mut self, then: Then) {
+        self.meta.generation += 1;
+        let meta = self.meta.clone();
+        self.saving.push_back(Saving {
+            generation: meta.generation,
+            then,
+            trimmed: meta.trimmed,
+            whole: meta.sync == SyncState::Whole,
+        });
+        self.effects.push_back(Effect::SaveMeta {
+            generation: meta.generation,
+            meta: Box::new(meta),
+        });
+    }
+
+    pub(crate) fn is_saving(&self) -> bool {
+        !self.saving.is_empty()
+    }
+
+    fn meta_saved(&mut self, generation: u64) {
+        while let Some(saved) = self.saving.front()
+            && saved.generation <= generation
+        {
+            let saved = self.saving.pop_front().expect("just seen");
+            if saved.trimmed > self.marks.trimmed() {
+                self.marks.trim(saved.trimmed);
+                self.effects.push_back(Effect::TrimLog { up_to: saved.trimmed });
+            }
+            self.whole_durably = saved.whole;
+            match saved.then {
+                Then::Nothing => {}
+                Then::BeginWriting => self.begin_writing(),
+                Then::Promoted => self.promotion_saved(),
+                Then::Granted => self.demotion_saved(),
+                Then::CutSaved => self.cut_saved(),
+                Then::FreshSaved => self.fresh_saved(),
+                Then::FreshReady => self.fresh_ready(),
+            }
+        }
+    }
+
+    /// Whether nothing is under way that a restart would lose.
+    pub(crate) fn is_quiet(&self) -> bool {
+        self.log.is_quiet()
+            && matches!(self.round, Round::Idle)
+            && self.saving.is_empty()
+            && !self.io.values().any(|io| {
+                !matches!(
+                    io,
+                    Io::GuestRead { .. } | Io::GuestStatus { .. } | Io::Checksum { .. }
+                )
+            })
+    }
+
+    fn command(&mut self, id: CommandId, command: Command) {
+        match command {
+            Command::SetMembers { members } => self.set_members(id, members),
+            Command::HandOver { to, gate_micros_max } => self.start_hand_over(id, to, gate_micros_max),
+            Command::Checksum => self.start_checksum(id),
+        }
+    }
+
+    pub(crate) fn answer(&mut self, id: CommandId, result: Result<crate::Answer, CommandError>) {
+        self.effects.push_back(Effect::Answer { id, result });
+    }
+
+    /// Takes the replica out of service; only a restart brings it back.
+    pub(crate) fn fail(&mut self, state: ReplicaState, error: DiskError) {
+        if matches!(self.phase, Phase::Failed { .. }) {
+            return;
+        }
+        let reason = error.to_string();
+        for link in std::mem::take(&mut self.links).into_keys() {
+            self.effects.push_back(Effect::Close { link });
+        }
+        self.follow.forget_source(self.now);
+        if let Some(hand_over) = self.hand_over.take() {
+            self.answer(
+                hand_over.id,
+                Err(CommandError::NotInService {
+                    reason: reason.clone(),
+                }),
+            );
+        }
+        self.fail_guests(&error);
+        match state {
+            ReplicaState::DefectiveLog => {}
+            _ => self.notice(Notice::Failed { error }),
+        }
+        self.phase = Phase::Failed { state, reason };
+    }
+
+    fn handle_failed(&mut self, event: Event) {
+        let Phase::Failed { reason, .. } = &self.phase else {
+            return;
+        };
+        let reason = reason.clone();
+        match event {
+            Event::Guest { tag, .. } => {
+                let error = DiskError {
+                    operation: format!("replica on {}", self.config.node),
+                    reason,
+                };
+                let result = Err(self.out_of_service(error));
+                self.effects.push_back(Effect::Complete { tag, result });
+            }
+            Event::Command { id, command } => match command {
+                Command::SetMembers { members } => self.set_members(id, members),
+                _ => self.answer(id, Err(CommandError::NotInService { reason })),
+            },
+            Event::LinkUp { link, .. } => self.effects.push_back(Effect::Close { link }),
+            _ => {}
+        }
+    }
+
+    /// The volume as a count of sectors.
+    pub(crate) fn sectors(&self) -> SectorCount {
+        self.config.size.range().count
+    }
+
+    /// Appends to the lineage what a batch's epoch record says.
+    pub(crate) fn note_stretch(&mut self, stretch: Stretch) {
+        self.meta.lineage.push(stretch);
+        if self.meta.lineage.len() > crate::meta::LINEAGE_MAX {
+            self.meta.lineage.remove(0);
+        }
+    }
+}

@@ -1,0 +1,511 @@
+//! What can happen to an engine, and what can it ask for? Two closed enums.
+//!
+//! The driver (marsd, or the simulator) applies events one at a time with [`crate::Engine::handle`], then takes
+//! every effect from [`crate::Engine::poll_effect`] and performs them. Effects on the same thing (log, volume,
+//! meta, one link) take effect in the order in which they were taken; their answers come back as events, in any order
+//! unless said otherwise.
+
+use bytes::Bytes;
+use model::{Epoch, Lsn, NodeId, SectorRange};
+
+use crate::lineage::Position;
+use crate::message::Message;
+use crate::meta::Meta;
+
+/// Names one guest request from acceptance to answer; chosen by the driver, unique while the request is open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct RequestTag(pub u64);
+
+/// Names one disk operation from effect to answer; chosen by the engine, unique for its lifetime.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct IoId(pub u64);
+
+/// Names one connection to a peer for this volume; chosen by the driver, never reused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LinkId(pub u64);
+
+/// Names one command from an operator until it is answered; chosen by the driver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CommandId(pub u64);
+
+/// What a guest asks of a volume. Ranges are in bounds and data has the range's length: the door checks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum GuestRequest {
+    /// Read the range; answered by [`Reply::Data`].
+    Read {
+        /// What to read.
+        range: SectorRange,
+    },
+    /// Write the range.
+    Write {
+        /// Where to write.
+        range: SectorRange,
+        /// Exactly `range.len_bytes()` bytes.
+        data: Bytes,
+        /// Answer only once durable.
+        fua: bool,
+    },
+    /// Answer once everything answered before is durable.
+    Flush,
+    /// The guest no longer needs the range; it reads as zeroes afterwards, the same on every replica.
+    Discard {
+        /// What to forget.
+        range: SectorRange,
+        /// Answer only once durable.
+        fua: bool,
+    },
+    /// The range reads as zeroes afterwards.
+    WriteZeroes {
+        /// What to clear.
+        range: SectorRange,
+        /// Answer only once durable.
+        fua: bool,
+        /// Whether the space may be given back.
+        unmap: bool,
+    },
+    /// Which parts hold data? Answered by [`Reply::Extents`].
+    BlockStatus {
+        /// What to describe.
+        range: SectorRange,
+    },
+}
+
+impl GuestRequest {
+    /// The sectors concerned; `None` for a flush.
+    pub fn range(&self) -> Option<SectorRange> {
+        match self {
+            GuestRequest::Read { range }
+            | GuestRequest::Write { range, .. }
+            | GuestRequest::Discard { range, .. }
+            | GuestRequest::WriteZeroes { range, .. }
+            | GuestRequest::BlockStatus { range } => Some(*range),
+            GuestRequest::Flush => None,
+        }
+    }
+}
+
+/// The good answer to a guest request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reply {
+    /// Written, flushed, discarded, cleared.
+    Done,
+    /// What was read.
+    Data(Bytes),
+    /// The range asked for, in order and without gaps.
+    Extents(Vec<BlockExtent>),
+}
+
+/// One stretch of a block status answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BlockExtent {
+    /// Which sectors.
+    pub range: SectorRange,
+    /// Whether they may hold data; else they read as zeroes and take no space.
+    pub data: bool,
+}
+
+/// The bad answer to a guest request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum GuestError {
+    /// This replica is not the primary (any more); nothing was done. Doors send the request on instead of failing.
+    #[error("this replica is not the primary")]
+    NotPrimary {
+        /// Where the primary is thought to be.
+        hint: Option<NodeId>,
+        /// The epoch granted to `hint` by this replica itself when it was primary: nothing is lost in between.
+        granted: Option<Epoch>,
+    },
+    /// The range is not on the volume.
+    #[error("request beyond the end of the volume")]
+    OutOfBounds,
+    /// The disk or log below failed.
+    #[error("{0}")]
+    Disk(DiskError),
+}
+
+/// A disk operation that failed, in words.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{operation}: {reason}")]
+pub struct DiskError {
+    /// What was attempted, on which file.
+    pub operation: String,
+    /// What the system said.
+    pub reason: String,
+}
+
+/// Contents of a range of a volume.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum VolumeData {
+    /// Every byte is zero (and, when read from a disk, known to be without reading).
+    Zeroes,
+    /// As many bytes as the range has.
+    Data(Bytes),
+}
+
+/// What an operator asks of an engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The volume's members are these now (this node included unless it is leaving).
+    SetMembers {
+        /// All nodes with a replica.
+        members: Vec<NodeId>,
+    },
+    /// Give the primary role to `to`; answered when granted, or refused with the reason and nothing changed.
+    HandOver {
+        /// A whole, connected replica.
+        to: NodeId,
+        /// How long guests may wait at the gate before the hand-over is given up.
+        gate_micros_max: u64,
+    },
+    /// Digest the whole logical contents; answered by [`Answer::Checksum`].
+    Checksum,
+}
+
+/// The good answer to a command.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// Done, or already so.
+    Done,
+    /// The role was granted; guests waited this long on this side.
+    HandedOver {
+        /// The epoch of the new primary.
+        epoch: Epoch,
+        /// From closing the gate to granting the role.
+        gate_micros: u64,
+    },
+    /// The digest of the volume's contents, from reads between two log positions.
+    Checksum {
+        /// xxh3-128 over all sectors.
+        digest: u128,
+        /// Log position when the first sector was read.
+        from: Lsn,
+        /// Log position when the last sector was read; equal to `from` when nothing was written meanwhile.
+        to: Lsn,
+    },
+}
+
+/// The bad answer to a command; nothing was changed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CommandError {
+    /// Only the primary can do this.
+    #[error("this replica is not the primary")]
+    NotPrimary,
+    /// The node named has no replica.
+    #[error("{node} has no replica of this volume")]
+    NotMember {
+        /// Who.
+        node: NodeId,
+    },
+    /// The node named may not become primary now.
+    #[error("{node} cannot become primary: {reason}")]
+    NotReady {
+        /// Who.
+        node: NodeId,
+        /// Why.
+        reason: String,
+    },
+    /// Another such command is under way.
+    #[error("a hand-over is already under way")]
+    Busy,
+    /// It took too long; everything is as before.
+    #[error("{node} did not catch up in time; the primary stays where it is")]
+    TimedOut {
+        /// Who.
+        node: NodeId,
+    },
+    /// The engine is recovering or has failed.
+    #[error("the replica is not in service: {reason}")]
+    NotInService {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Everything that can happen to an engine.
+#[derive(Clone, Debug)]
+pub enum Event {
+    /// Time has passed; send one when [`crate::Engine::poll_timeout`] is reached.
+    Timer,
+    /// A guest asks; will be answered by [`Effect::Complete`] with the same tag.
+    Guest {
+        /// Names the request.
+        tag: RequestTag,
+        /// What is asked.
+        request: GuestRequest,
+    },
+    /// Every log append up to here has reached the page cache (it survives the process, not the power).
+    LogWritten {
+        /// End of the appended bytes.
+        up_to: Lsn,
+    },
+    /// Every log append up to here is durable.
+    LogFlushed {
+        /// End of the durable bytes.
+        up_to: Lsn,
+    },
+    /// Answer to [`Effect::ReadLog`]: shorter than asked when the log ends.
+    LogRead {
+        /// Of the effect.
+        id: IoId,
+        /// What is there.
+        bytes: Bytes,
+    },
+    /// Answer to [`Effect::ResetLog`]: durable.
+    LogReset {
+        /// Of the effect.
+        id: IoId,
+    },
+    /// Answer to [`Effect::ReadVolume`].
+    VolumeRead {
+        /// Of the effect.
+        id: IoId,
+        /// What is there.
+        data: VolumeData,
+    },
+    /// Answer to [`Effect::VolumeStatus`], in order and without gaps.
+    VolumeStatus {
+        /// Of the effect.
+        id: IoId,
+        /// Data and holes.
+        extents: Vec<BlockExtent>,
+    },
+    /// Answer to [`Effect::WriteVolume`]: visible to later reads, not yet durable.
+    VolumeWritten {
+        /// Of the effect.
+        id: IoId,
+    },
+    /// Answer to [`Effect::FlushVolume`]: every write answered before the effect was taken is durable.
+    VolumeFlushed {
+        /// Of the effect.
+        id: IoId,
+    },
+    /// Answer to [`Effect::SaveMeta`]: durable, and so are all saves before it.
+    MetaSaved {
+        /// Of the effect.
+        generation: u64,
+    },
+    /// A disk operation failed; stands in for its answer.
+    DiskFailed {
+        /// What and why.
+        error: DiskError,
+    },
+    /// A connection to a peer is open (dialled by either side).
+    LinkUp {
+        /// Names the connection.
+        link: LinkId,
+        /// Who is at the other end, as proved by its certificate.
+        peer: NodeId,
+        /// Whether we dialled (we want a stream) or were dialled (we are asked for one).
+        dialled: bool,
+    },
+    /// A connection is gone, or could not be made (then `link` was never up and `peer` tells which dial failed).
+    LinkDown {
+        /// Names the connection; `None` for a dial that failed.
+        link: Option<LinkId>,
+        /// Who was or would have been at the other end.
+        peer: NodeId,
+    },
+    /// A peer says something.
+    Message {
+        /// On which connection.
+        link: LinkId,
+        /// What it says.
+        message: Message,
+    },
+    /// Everything sent on the link so far has left this process (flow control for shipping).
+    Sent {
+        /// On which connection.
+        link: LinkId,
+        /// Bytes that left, since the last such event.
+        bytes: u64,
+    },
+    /// An operator asks; will be answered by [`Effect::Answer`].
+    Command {
+        /// Names the command.
+        id: CommandId,
+        /// What is asked.
+        command: Command,
+    },
+}
+
+/// Everything an engine can ask of the world.
+#[derive(Clone, Debug)]
+pub enum Effect {
+    /// Write `bytes` to the log at `at`, the end of the previous append; answered by [`Event::LogWritten`].
+    AppendLog {
+        /// Position in the log.
+        at: Lsn,
+        /// Whole batches.
+        bytes: Bytes,
+    },
+    /// Make all appends taken before this durable; answered by [`Event::LogFlushed`].
+    FlushLog {
+        /// End of the appends taken so far.
+        up_to: Lsn,
+    },
+    /// Read up to `bytes_max` bytes of the log; answered by [`Event::LogRead`].
+    ReadLog {
+        /// Comes back with the answer.
+        id: IoId,
+        /// Where to begin.
+        at: Lsn,
+        /// How much at most.
+        bytes_max: usize,
+    },
+    /// Drop everything at and after `at` durably (with `keep`), or the whole log, which then begins empty at `at`.
+    ResetLog {
+        /// Comes back with the answer.
+        id: IoId,
+        /// New end of the log.
+        at: Lsn,
+        /// Whether the log before `at` stays.
+        keep: bool,
+    },
+    /// Space before `up_to` may be given back; no answer.
+    TrimLog {
+        /// Nothing before this is needed.
+        up_to: Lsn,
+    },
+    /// Read from the volume's disk; answered by [`Event::VolumeRead`].
+    ReadVolume {
+        /// Comes back with the answer.
+        id: IoId,
+        /// What to read.
+        range: SectorRange,
+    },
+    /// Which parts of the disk are holes? Answered by [`Event::VolumeStatus`].
+    VolumeStatus {
+        /// Comes back with the answer.
+        id: IoId,
+        /// What to describe.
+        range: SectorRange,
+    },
+    /// Write to the volume's disk; answered by [`Event::VolumeWritten`].
+    WriteVolume {
+        /// Comes back with the answer.
+        id: IoId,
+        /// Where to write.
+        range: SectorRange,
+        /// Pieces that together have the range's length; empty: make it zeroes, giving the space back if possible.
+        data: Vec<Bytes>,
+    },
+    /// Make the volume's disk durable; answered by [`Event::VolumeFlushed`].
+    FlushVolume {
+        /// Comes back with the answer.
+        id: IoId,
+    },
+    /// Replace the replica's durable state atomically; answered by [`Event::MetaSaved`].
+    SaveMeta {
+        /// Comes back with the answer; grows by one.
+        generation: u64,
+        /// What to keep.
+        meta: Box<Meta>,
+    },
+    /// Connect to a peer; answered by [`Event::LinkUp`] with `dialled`, or [`Event::LinkDown`] without link.
+    Dial {
+        /// A member.
+        peer: NodeId,
+    },
+    /// Say something to a peer. Messages of one link arrive in order or the link goes down.
+    Send {
+        /// On which connection.
+        link: LinkId,
+        /// What to say.
+        message: Message,
+    },
+    /// Close a connection; no [`Event::LinkDown`] follows.
+    Close {
+        /// Which.
+        link: LinkId,
+    },
+    /// Answer a guest.
+    Complete {
+        /// Names the request.
+        tag: RequestTag,
+        /// The answer.
+        result: Result<Reply, GuestError>,
+    },
+    /// Answer an operator.
+    Answer {
+        /// Names the command.
+        id: CommandId,
+        /// The answer.
+        result: Result<Answer, CommandError>,
+    },
+    /// Tell whoever watches.
+    Notice(Notice),
+}
+
+/// News about a volume, for logs and event streams.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Notice {
+    /// Recovery has ended: this much log was applied.
+    Recovered {
+        /// Where the log ends now.
+        end: Position,
+        /// Bytes applied from the log.
+        replayed_bytes: u64,
+        /// Bytes cut off behind the last whole batch (normal after a crash).
+        torn_bytes: u64,
+    },
+    /// This node is primary now.
+    BecamePrimary {
+        /// In which epoch.
+        epoch: Epoch,
+    },
+    /// This node is primary no more.
+    BecameSecondary {
+        /// Who was granted the role.
+        successor: NodeId,
+        /// In which epoch.
+        epoch: Epoch,
+    },
+    /// Following a source now.
+    Streaming {
+        /// Who sends.
+        source: NodeId,
+        /// From where.
+        from: Lsn,
+    },
+    /// A full sync has begun.
+    SyncStarted {
+        /// Who sends.
+        source: NodeId,
+    },
+    /// A full sync has ended; the replica is whole.
+    SyncFinished {
+        /// Bytes that differed and were sent.
+        copied_bytes: u64,
+    },
+    /// Log behind a primary's restart point was dropped; it was never acknowledged as durable.
+    CutBack {
+        /// New end.
+        to: Lsn,
+        /// How much was dropped.
+        dropped_bytes: u64,
+    },
+    /// A replica no longer counts for the log's horizon.
+    PeerDropped {
+        /// Who.
+        peer: NodeId,
+        /// How much log it would have held.
+        held_bytes: u64,
+    },
+    /// Histories have parted.
+    SplitBrain {
+        /// With whom.
+        peer: NodeId,
+    },
+    /// The log is damaged where it was once whole.
+    DefectiveLog {
+        /// Where.
+        at: Lsn,
+        /// How.
+        reason: String,
+    },
+    /// The disk or log failed; the replica is out of service.
+    Failed {
+        /// Why.
+        error: DiskError,
+    },
+}

@@ -1,0 +1,604 @@
+//! How does a replica find its source, open a stream, and take in what comes?
+
+use bytes::{Bytes, BytesMut};
+use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
+
+use crate::engine::{Engine, Io, Phase, Then};
+use crate::event::{Effect, LinkId, Notice};
+use crate::lineage::{Position, Stretch};
+use crate::log::Log;
+use crate::message::Message;
+use crate::meta::SyncState;
+use crate::record::{Batch, BatchError, HEADER_BYTES, Header};
+use crate::replay::Replay;
+use crate::watermark::Watermarks;
+
+/// First pause between attempts to reach a source; doubles up to the last.
+const RETRY_MILLIS_MIN: u64 = 10;
+const RETRY_MILLIS_MAX: u64 = 1000;
+
+/// Pause after histories were found to have parted: only an administrator can change that.
+const DIVERGED_RETRY_MILLIS: u64 = 10_000;
+
+/// A dial, or a question that was not answered, is given up after this.
+const OPEN_MILLIS_MAX: u64 = 10_000;
+
+/// Bytes taken from a source that are not yet whole batches, at most: more than the longest batch.
+const BUFFER_BYTES_MAX: usize = 64 << 20;
+
+/// Where a replica stands with its source.
+#[derive(Debug)]
+enum State {
+    /// No source; tries again then.
+    Idle { retry_at: Tick },
+    /// A connection is being made.
+    Dialling { peer: NodeId, until: Tick },
+    /// Asked for a stream.
+    Opening { link: LinkId, peer: NodeId, until: Tick },
+    /// Told to begin anew: waits until nothing is under way, then drops log and history; what streams in is kept.
+    Renewing {
+        link: LinkId,
+        peer: NodeId,
+        source: Opened,
+        started: bool,
+        buffer: BytesMut,
+    },
+    /// Takes in the stream.
+    Streaming {
+        link: LinkId,
+        peer: NodeId,
+        buffer: BytesMut,
+    },
+    /// Told to drop the end of the log: waits until nothing is under way, then does it.
+    Cutting { to: Position, started: bool },
+}
+
+/// What a source said when it opened a stream.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    epoch: Epoch,
+    from: Position,
+    from_epoch: Epoch,
+    lineage: Vec<Stretch>,
+}
+
+/// The listening side of a replica.
+#[derive(Debug)]
+pub(crate) struct Follow {
+    state: State,
+    /// Where the primary is thought to be.
+    pub hint: Option<NodeId>,
+    /// Which member is tried next when there is no hint.
+    turn: usize,
+    retry_millis: u64,
+    /// Durable at the primary, as far as announced.
+    pub primary_committed: Lsn,
+    /// No member needs log before this, says the source.
+    pub horizon: Lsn,
+    /// With whom histories have parted.
+    pub diverged: Option<NodeId>,
+    last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset)>,
+}
+
+impl Follow {
+    pub fn new(now: Tick) -> Follow {
+        Follow {
+            state: State::Idle { retry_at: now },
+            hint: None,
+            turn: 0,
+            retry_millis: RETRY_MILLIS_MIN,
+            primary_committed: Lsn(0),
+            horizon: Lsn(0),
+            diverged: None,
+            last_ack: None,
+        }
+    }
+
+    /// No stream any more; another attempt soon.
+    pub fn forget_source(&mut self, now: Tick) {
+        self.state = State::Idle { retry_at: now };
+        self.primary_committed = Lsn(0);
+        self.last_ack = None;
+    }
+
+    fn retry_later(&mut self, now: Tick) {
+        self.forget_source(now);
+        self.state = State::Idle {
+            retry_at: now.after_millis(self.retry_millis),
+        };
+        self.retry_millis = (self.retry_millis * 2).min(RETRY_MILLIS_MAX);
+    }
+
+    /// Whether the log's end is being given up: nothing new may be begun.
+    pub fn is_cutting(&self) -> bool {
+        matches!(self.state, State::Cutting { .. } | State::Renewing { .. })
+    }
+
+    /// Who streams to us.
+    pub fn source(&self) -> Option<&NodeId> {
+        match &self.state {
+            State::Streaming { peer, .. } => Some(peer),
+            _ => None,
+        }
+    }
+
+    /// The link to who streams to us.
+    pub fn source_link(&self) -> Option<LinkId> {
+        match &self.state {
+            State::Streaming { link, .. } => Some(*link),
+            _ => None,
+        }
+    }
+
+    fn link(&self) -> Option<LinkId> {
+        match &self.state {
+            State::Opening { link, .. } | State::Renewing { link, .. } | State::Streaming { link, .. } => {
+                Some(*link)
+            }
+            State::Idle { .. } | State::Dialling { .. } | State::Cutting { .. } => None,
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn follow_due(&self) -> Option<Tick> {
+        if self.meta.role != Role::Secondary || !matches!(self.phase, Phase::Following) {
+            return None;
+        }
+        match self.follow.state {
+            State::Idle { retry_at } => self.follow_candidates().next().map(|_| retry_at),
+            State::Dialling { until, .. } | State::Opening { until, .. } => Some(until),
+            _ => None,
+        }
+    }
+
+    fn follow_candidates(&self) -> impl Iterator<Item = &NodeId> {
+        self.config
+            .members
+            .iter()
+            .filter(|member| **member != self.config.node)
+    }
+
+    pub(crate) fn pump_follow(&mut self) {
+        if self.meta.role != Role::Secondary || !matches!(self.phase, Phase::Following) {
+            return;
+        }
+        match &self.follow.state {
+            State::Idle { retry_at } if self.now >= *retry_at => self.dial(),
+            State::Dialling { until, .. } if self.now >= *until => self.follow.retry_later(self.now),
+            State::Opening { link, until, .. } if self.now >= *until => {
+                let link = *link;
+                self.close_follow(link);
+            }
+            State::Renewing { started: false, .. } if self.is_quiet() => self.begin_renewal(),
+            State::Cutting { to, started: false } if self.is_quiet() => {
+                let to = *to;
+                self.begin_cut(to);
+            }
+            _ => {}
+        }
+    }
+
+    fn dial(&mut self) {
+        let granted = self.meta.granted.as_ref().map(|granted| granted.to.clone());
+        let wished = self.follow.hint.clone().or(granted);
+        let wished = wished.filter(|node| self.follow_candidates().any(|candidate| candidate == node));
+        let candidates: Vec<NodeId> = self.follow_candidates().cloned().collect();
+        if candidates.is_empty() {
+            return;
+        }
+        let peer = wished.unwrap_or_else(|| {
+            self.follow.turn = (self.follow.turn + 1) % candidates.len();
+            candidates[self.follow.turn].clone()
+        });
+        let until = self.now.after_millis(OPEN_MILLIS_MAX);
+        self.follow.state = State::Dialling {
+            peer: peer.clone(),
+            until,
+        };
+        self.effects.push_back(Effect::Dial { peer });
+    }
+
+    /// A connection that we dialled is up.
+    pub(crate) fn follow_up(&mut self, link: LinkId, peer: NodeId) {
+        let expected =
+            matches!(&self.follow.state, State::Dialling { peer: dialled, .. } if *dialled == peer);
+        if !expected || !matches!(self.phase, Phase::Following) || self.meta.role != Role::Secondary {
+            return self.effects.push_back(Effect::Close { link });
+        }
+        let until = self.now.after_millis(OPEN_MILLIS_MAX);
+        self.follow.state = State::Opening {
+            link,
+            peer: peer.clone(),
+            until,
+        };
+        self.links.insert(link, crate::engine::Link { peer, ship: None });
+        let end = (self.meta.sync != SyncState::Fresh).then_some(self.log.sealed);
+        let message = Message::Open {
+            epoch_seen: self.meta.epoch,
+            end,
+            end_epoch: self.log.sealed_epoch,
+        };
+        self.effects.push_back(Effect::Send { link, message });
+    }
+
+    /// The connection to our source is gone, or could not be made.
+    pub(crate) fn follow_down(&mut self, link: Option<LinkId>, peer: &NodeId) {
+        let ours = match (&self.follow.state, link) {
+            (State::Dialling { peer: dialled, .. }, None) => dialled == peer,
+            (_, Some(link)) => self.follow.link() == Some(link),
+            _ => false,
+        };
+        if ours {
+            // Whoever was the primary may be gone for good: the next attempt asks somebody else.
+            if self.follow.hint.as_ref() == Some(peer) {
+                self.follow.hint = None;
+            }
+            self.lose_source();
+        }
+    }
+
+    fn lose_source(&mut self) {
+        self.stop_resync();
+        // Dropping history is finished even if the source is gone: the meta already says that it is dropped.
+        if !matches!(self.follow.state, State::Renewing { started: true, .. }) {
+            self.follow.retry_later(self.now);
+        }
+    }
+
+    pub(crate) fn close_follow(&mut self, link: LinkId) {
+        self.links.remove(&link);
+        self.effects.push_back(Effect::Close { link });
+        self.lose_source();
+    }
+
+    /// Stops listening, because this node becomes primary.
+    pub(crate) fn stop_following(&mut self) {
+        self.stop_resync();
+        if let Some(link) = self.follow.link() {
+            self.links.remove(&link);
+            self.effects.push_back(Effect::Close { link });
+        }
+        self.follow.forget_source(self.now);
+        self.follow.hint = None;
+        self.follow.retry_millis = RETRY_MILLIS_MIN;
+    }
+
+    /// A message on the link that we dialled.
+    pub(crate) fn followed(&mut self, link: LinkId, message: Message) {
+        if self.follow.link() != Some(link) {
+            return;
+        }
+        let epoch = match &message {
+            Message::Opened { epoch, .. }
+            | Message::CutBack { epoch, .. }
+            | Message::Diverged { epoch, .. } => Some(*epoch),
+            _ => None,
+        };
+        if let Some(epoch) = epoch {
+            if epoch < self.meta.epoch {
+                // A primary of the past: it must not stream to us, whatever it believes.
+                self.follow.hint = None;
+                return self.close_follow(link);
+            }
+            self.meta.epoch = epoch;
+        }
+        match message {
+            Message::Opened {
+                epoch,
+                from,
+                from_epoch,
+                fresh,
+                lineage,
+            } => {
+                self.opened(
+                    link,
+                    Opened {
+                        epoch,
+                        from,
+                        from_epoch,
+                        lineage,
+                    },
+                    fresh,
+                );
+            }
+            Message::CutBack { to, .. } => self.told_to_cut(link, to),
+            Message::Diverged { .. } => self.diverged(link),
+            Message::NotSource { primary, .. } => {
+                let asked = self.links.get(&link).map(|link| link.peer.clone());
+                self.close_follow(link);
+                self.follow.hint =
+                    primary.filter(|primary| *primary != self.config.node && Some(primary) != asked.as_ref());
+            }
+            Message::Log {
+                at,
+                committed,
+                horizon,
+                bytes,
+            } => self.streamed(link, at, committed, horizon, &bytes),
+            Message::SyncReply { id, end, extents } => self.sync_replied(id, end, extents),
+            Message::Grant { epoch, at } => self.granted(link, epoch, at),
+            Message::Open { .. } | Message::Ack { .. } | Message::SyncRequest { .. } => {
+                self.close_follow(link)
+            }
+        }
+    }
+
+    fn opened(&mut self, link: LinkId, source: Opened, fresh: bool) {
+        let State::Opening { peer, .. } = &self.follow.state else {
+            return;
+        };
+        let peer = peer.clone();
+        if self
+            .meta
+            .granted
+            .as_ref()
+            .is_some_and(|granted| source.epoch >= granted.epoch)
+        {
+            self.meta.granted = None;
+        }
+        self.follow.hint = Some(peer.clone());
+        if fresh {
+            let buffer = BytesMut::new();
+            self.follow.state = State::Renewing {
+                link,
+                peer,
+                source,
+                started: false,
+                buffer,
+            };
+            return;
+        }
+        if source.from != self.log.sealed || self.meta.sync == SyncState::Fresh {
+            return self.close_follow(link);
+        }
+        self.start_streaming(link, peer, source.epoch, BytesMut::new());
+    }
+
+    fn start_streaming(&mut self, link: LinkId, peer: NodeId, epoch: Epoch, buffer: BytesMut) {
+        self.follow.retry_millis = RETRY_MILLIS_MIN;
+        self.follow.diverged = None;
+        self.notice(Notice::Streaming {
+            source: peer.clone(),
+            from: self.log.sealed.lsn,
+        });
+        self.follow.state = State::Streaming {
+            link,
+            peer: peer.clone(),
+            buffer,
+        };
+        self.start_resync(peer, epoch.term);
+        self.take_batches();
+    }
+
+    /// Log from the source: whole batches go to our own log, the rest waits for the next message.
+    fn streamed(&mut self, link: LinkId, at: Lsn, committed: Lsn, horizon: Lsn, bytes: &Bytes) {
+        let sealed = self.log.sealed.lsn;
+        let (begin, buffer) = match &mut self.follow.state {
+            State::Streaming { buffer, .. } => (sealed, buffer),
+            State::Renewing { source, buffer, .. } => (source.from.lsn, buffer),
+            _ => return,
+        };
+        if at != begin.advance(buffer.len() as u64) || buffer.len() + bytes.len() > BUFFER_BYTES_MAX {
+            return self.close_follow(link);
+        }
+        buffer.extend_from_slice(bytes);
+        self.follow.primary_committed = self.follow.primary_committed.max(committed);
+        self.follow.horizon = self.follow.horizon.max(horizon);
+        self.take_batches();
+    }
+
+    fn take_batches(&mut self) {
+        let State::Streaming { link, buffer, .. } = &mut self.follow.state else {
+            return;
+        };
+        let link = *link;
+        let mut rest = std::mem::take(buffer).freeze();
+        let begin = self.log.sealed;
+        let all = rest.clone();
+        let (mut end, mut epoch) = (begin, self.log.sealed_epoch);
+        let bad = loop {
+            if rest.is_empty() {
+                break false;
+            }
+            match Batch::decode_next(&rest, self.config.volume, end, epoch) {
+                Ok(batch) => {
+                    rest = rest.slice(batch.header.batch_bytes as usize..);
+                    (end, epoch) = self.accept(&batch);
+                }
+                Err(BatchError::Incomplete { .. }) => break false,
+                Err(_) => break true,
+            }
+        };
+        let whole = all.slice(..end.lsn.since(begin.lsn) as usize);
+        if !whole.is_empty() {
+            self.append(begin, whole, end, epoch);
+        }
+        if bad {
+            return self.close_follow(link);
+        }
+        if let State::Streaming { buffer, .. } = &mut self.follow.state {
+            *buffer = BytesMut::from(&rest[..]);
+        }
+    }
+
+    /// Tells the source how far we are, once for all that has changed.
+    pub(crate) fn pump_ack(&mut self) {
+        let State::Streaming { link, .. } = self.follow.state else {
+            return;
+        };
+        let whole = self.whole_durably && self.meta.sync == SyncState::Whole;
+        let (appended, committed, written_back) = (
+            self.marks.appended(),
+            self.marks.committed(),
+            self.marks.written_back(),
+        );
+        let synced = self.synced();
+        let ack = (appended, committed, written_back, whole, synced);
+        if self.follow.last_ack != Some(ack) {
+            self.follow.last_ack = Some(ack);
+            let message = Message::Ack {
+                appended,
+                committed,
+                written_back,
+                whole,
+                synced,
+            };
+            self.effects.push_back(Effect::Send { link, message });
+        }
+    }
+
+    fn diverged(&mut self, link: LinkId) {
+        let peer = self.links.get(&link).map(|link| link.peer.clone());
+        self.close_follow(link);
+        self.follow.state = State::Idle {
+            retry_at: self.now.after_millis(DIVERGED_RETRY_MILLIS),
+        };
+        if self.follow.diverged != peer
+            && let Some(peer) = peer
+        {
+            self.follow.diverged = Some(peer.clone());
+            self.notice(Notice::SplitBrain { peer });
+        }
+    }
+
+    /// The primary restarted without the end of our log. That end was never durable there; it may go if nothing of it
+    /// was written here as primary, or has reached the disk.
+    fn told_to_cut(&mut self, link: LinkId, to: Position) {
+        // What is dropped begins within the stretch that holds `to`, which may begin right there.
+        let lineage = &self.meta.lineage;
+        let kept = lineage.partition_point(|stretch| stretch.from.lsn <= to.lsn);
+        let wrote_some = lineage[kept.saturating_sub(1)..]
+            .iter()
+            .any(|stretch| stretch.writer == self.config.node);
+        let impossible = to.lsn < self.meta.touched || to.lsn >= self.log.sealed.lsn;
+        if wrote_some || impossible {
+            return self.diverged(link);
+        }
+        if !matches!(self.follow.state, State::Opening { .. }) {
+            return self.close_follow(link);
+        }
+        // Our own batch there must begin where the source's history ends: else they parted earlier.
+        let id = self.io(Io::CutCheck { to });
+        self.effects.push_back(Effect::ReadLog {
+            id,
+            at: to.lsn,
+            bytes_max: HEADER_BYTES,
+        });
+    }
+
+    pub(crate) fn cut_checked(&mut self, to: Position, bytes: &Bytes) {
+        let State::Opening { link, .. } = self.follow.state else {
+            return;
+        };
+        match Header::decode(bytes) {
+            Ok(header) if header.lsn == to.lsn && header.previous == to.digest => {
+                self.links.remove(&link);
+                self.effects.push_back(Effect::Close { link });
+                self.follow.forget_source(self.now);
+                self.follow.state = State::Cutting { to, started: false };
+            }
+            Ok(_) => self.diverged(link),
+            // Damage says nothing about where histories part.
+            Err(error) => self.defective_log(to.lsn, error.to_string()),
+        }
+    }
+
+    fn begin_cut(&mut self, to: Position) {
+        self.notice(Notice::CutBack {
+            to: to.lsn,
+            dropped_bytes: self.log.sealed.lsn.since(to.lsn),
+        });
+        self.follow.state = State::Cutting { to, started: true };
+        self.meta.lineage.retain(|stretch| stretch.from.lsn < to.lsn);
+        if self.meta.committed.lsn > to.lsn {
+            self.meta.committed = to;
+            self.meta.committed_epoch = self
+                .meta
+                .lineage
+                .last()
+                .map_or(Epoch::NONE, |stretch| stretch.epoch);
+        }
+        // The meta must stop vouching for the end of the log before that end goes.
+        self.save(Then::CutSaved);
+    }
+
+    pub(crate) fn cut_saved(&mut self) {
+        let State::Cutting { to, .. } = self.follow.state else {
+            panic!("cut saved in {:?}", self.follow.state)
+        };
+        let id = self.io(Io::CutDone);
+        self.effects.push_back(Effect::ResetLog {
+            id,
+            at: to.lsn,
+            keep: true,
+        });
+    }
+
+    fn begin_renewal(&mut self) {
+        if let State::Renewing { started, .. } = &mut self.follow.state {
+            *started = true;
+        }
+        // From here on a restart finds a replica without history, whatever is left of the log.
+        self.meta.sync = SyncState::Fresh;
+        self.save(Then::FreshSaved);
+    }
+
+    pub(crate) fn fresh_saved(&mut self) {
+        let State::Renewing { source, .. } = &self.follow.state else {
+            panic!("renewal saved in {:?}", self.follow.state)
+        };
+        let at = source.from.lsn;
+        let id = self.io(Io::FreshDone);
+        self.effects.push_back(Effect::ResetLog { id, at, keep: false });
+    }
+
+    pub(crate) fn fresh_reset(&mut self) {
+        let State::Renewing { source, .. } = &self.follow.state else {
+            panic!("log reset in {:?}", self.follow.state)
+        };
+        let Opened {
+            epoch,
+            from,
+            from_epoch,
+            lineage,
+        } = source.clone();
+        self.meta.written_back = from;
+        self.meta.touched = from.lsn;
+        self.meta.committed = from;
+        self.meta.committed_epoch = from_epoch;
+        self.meta.trimmed = from.lsn;
+        self.meta.lineage = lineage;
+        self.meta.sync = SyncState::Copying {
+            next: SectorOffset(0),
+            end: from.lsn,
+            copied_bytes: 0,
+            term: epoch.term,
+        };
+        self.marks = Watermarks::at(from.lsn);
+        self.log = Log::ending_at(from, from_epoch);
+        self.replay = Replay::from(from);
+        self.shadow = crate::shadow::Shadow::default();
+        self.save(Then::FreshReady);
+    }
+
+    pub(crate) fn fresh_ready(&mut self) {
+        let idle = State::Idle { retry_at: self.now };
+        let State::Renewing {
+            link,
+            peer,
+            source,
+            buffer,
+            ..
+        } = std::mem::replace(&mut self.follow.state, idle)
+        else {
+            panic!("renewal ended without a beginning")
+        };
+        // The link may have gone down meanwhile; the log then begins at a position that the next source knows, or not.
+        if self.links.contains_key(&link) {
+            self.start_streaming(link, peer, source.epoch, buffer);
+        } else {
+            self.follow.retry_later(self.now);
+        }
+    }
+}

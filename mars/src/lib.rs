@@ -1,0 +1,36 @@
+//! How is one volume replicated? The engine, as a pure state machine.
+//!
+//! No socket, file, clock, thread or randomness: events in, effects out, so the code that ships is the code the
+//! simulator runs. Begin at [`Engine`], then [`Watermarks`], then `record.rs` for the bytes.
+
+pub mod codec;
+pub mod engine;
+pub mod event;
+mod follow;
+mod guest;
+pub mod lineage;
+mod log;
+pub mod message;
+pub mod meta;
+pub mod record;
+mod replay;
+mod resync;
+mod role;
+pub mod session;
+pub mod shadow;
+mod ship;
+pub mod status;
+pub mod watermark;
+mod writeback;
+
+pub use engine::{Birth, Config, Engine};
+pub use event::{
+    Answer, BlockExtent, Command, CommandError, CommandId, DiskError, Effect, Event, GuestError,
+    GuestRequest, IoId, LinkId, Notice, Reply, RequestTag, VolumeData,
+};
+pub use lineage::{Digest, Position, Stretch};
+pub use message::Message;
+pub use meta::{Meta, SyncState};
+pub use session::{Input, Output, Session, SessionStatus};
+pub use status::{PeerStatus, Standing, Status};
+pub use watermark::Watermarks;

@@ -1,0 +1,249 @@
+//! How does history grow? Seal, append, commit: group commit of whatever has gathered meanwhile.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use model::{Epoch, Lsn, Role, Tick};
+
+use crate::engine::{Engine, Phase};
+use crate::event::{Effect, Reply, RequestTag};
+use crate::lineage::Position;
+use crate::record::BatchBuilder;
+
+/// Batches on their way to the page cache at one time: one in flight, one gathered behind it.
+const APPENDING_MAX: usize = 2;
+
+/// A primary makes its log durable at the latest so long after the first byte, although no guest waits: replicas may
+/// replay only what is durable here.
+const LAZY_FLUSH_MILLIS: u64 = 50;
+
+/// …or once so many bytes have gathered.
+const LAZY_FLUSH_BYTES: u64 = 8 << 20;
+
+/// Moments kept to tell a peer's lag in time; spaced so that they span minutes.
+const SAMPLES_MAX: usize = 8192;
+
+/// The log's end, in its stages.
+#[derive(Debug)]
+pub(crate) struct Log {
+    /// End of what was handed to the driver.
+    pub sealed: Position,
+    /// Epoch of the last batch handed over.
+    pub sealed_epoch: Epoch,
+    /// Records of the next batch.
+    pub builder: BatchBuilder,
+    /// Who waits for the next batch, and whether for its commit.
+    pub gathering: Vec<(RequestTag, bool)>,
+    appending: VecDeque<(Position, Epoch)>,
+    /// End of what survives the process.
+    pub appended: Position,
+    /// Epoch of the last batch there.
+    pub appended_epoch: Epoch,
+    flushing: Option<(Position, Epoch)>,
+    /// Somebody waits for everything before this to be durable.
+    pub flush_wanted: Lsn,
+    /// When the lazy flush is due.
+    pub flush_due: Option<Tick>,
+    wait_appended: VecDeque<(Lsn, RequestTag)>,
+    wait_committed: VecDeque<(Lsn, RequestTag)>,
+    /// (end of log, when) pairs, oldest first.
+    pub samples: VecDeque<(Lsn, Tick)>,
+}
+
+impl Log {
+    pub fn ending_at(end: Position, epoch: Epoch) -> Log {
+        Log {
+            sealed: end,
+            sealed_epoch: epoch,
+            builder: BatchBuilder::default(),
+            gathering: Vec::new(),
+            appending: VecDeque::new(),
+            appended: end,
+            appended_epoch: epoch,
+            flushing: None,
+            flush_wanted: Lsn(0),
+            flush_due: None,
+            wait_appended: VecDeque::new(),
+            wait_committed: VecDeque::new(),
+            samples: VecDeque::new(),
+        }
+    }
+
+    /// Whether nothing is on its way to the log.
+    pub fn is_quiet(&self) -> bool {
+        self.builder.is_empty() && self.appending.is_empty() && self.flushing.is_none()
+    }
+
+    /// Whether no guest waits for the log.
+    pub fn nobody_waits(&self) -> bool {
+        self.gathering.is_empty() && self.wait_appended.is_empty() && self.wait_committed.is_empty()
+    }
+
+    pub fn want_flush(&mut self, up_to: Lsn) {
+        self.flush_wanted = self.flush_wanted.max(up_to);
+    }
+
+    /// Answers `tag` once everything before `up_to` is durable.
+    pub fn wait_committed(&mut self, up_to: Lsn, tag: RequestTag) {
+        self.want_flush(up_to);
+        self.wait_committed.push_back((up_to, tag));
+    }
+
+    /// Everyone who waits, for a replica that goes out of service.
+    pub fn take_waiting(&mut self) -> Vec<RequestTag> {
+        let gathering = self.gathering.drain(..).map(|(tag, _)| tag);
+        let waiting = self
+            .wait_appended
+            .drain(..)
+            .chain(self.wait_committed.drain(..))
+            .map(|(_, tag)| tag);
+        gathering.chain(waiting).collect()
+    }
+}
+
+impl Engine {
+    /// Hands the gathered records to the driver as one batch.
+    pub(crate) fn seal(&mut self) {
+        if self.log.builder.is_empty() {
+            return;
+        }
+        let at = self.log.sealed;
+        let epoch = self.meta.epoch;
+        let committed = self.marks.committed();
+        let (bytes, end) = self.log.builder.seal(self.config.volume, epoch, at, committed);
+        self.append(at, bytes, end, epoch);
+        for (tag, durable) in std::mem::take(&mut self.log.gathering) {
+            if durable {
+                self.log.wait_committed(end.lsn, tag);
+            } else {
+                self.log.wait_appended.push_back((end.lsn, tag));
+            }
+        }
+        // A primary's records enter the shadow as they arrive.
+        self.replay.loaded = end;
+    }
+
+    /// Hands whole batches to the driver.
+    pub(crate) fn append(&mut self, at: Position, bytes: Bytes, end: Position, epoch: Epoch) {
+        assert_eq!(at, self.log.sealed, "the log has no gaps");
+        self.effects.push_back(Effect::AppendLog { at: at.lsn, bytes });
+        self.log.appending.push_back((end, epoch));
+        self.log.sealed = end;
+        self.log.sealed_epoch = epoch;
+    }
+
+    pub(crate) fn log_written(&mut self, up_to: Lsn) {
+        while let Some((end, epoch)) = self.log.appending.front().copied()
+            && end.lsn <= up_to
+        {
+            self.log.appending.pop_front();
+            self.log.appended = end;
+            self.log.appended_epoch = epoch;
+        }
+        if self.log.appended.lsn > self.marks.appended() {
+            self.marks.append(self.log.appended.lsn);
+            self.sample();
+        }
+        while let Some((_, tag)) = self
+            .log
+            .wait_appended
+            .pop_front_if(|(end, _)| *end <= self.marks.appended())
+        {
+            self.effects.push_back(Effect::Complete {
+                tag,
+                result: Ok(Reply::Done),
+            });
+        }
+    }
+
+    pub(crate) fn log_flushed(&mut self, up_to: Lsn) {
+        self.log_written(up_to);
+        if let Some((end, epoch)) = self.log.flushing
+            && end.lsn <= up_to
+        {
+            self.log.flushing = None;
+            self.meta.committed = end;
+            self.meta.committed_epoch = epoch;
+            self.marks.commit(end.lsn);
+            self.scan_flushed();
+        }
+        while let Some((_, tag)) = self
+            .log
+            .wait_committed
+            .pop_front_if(|(end, _)| *end <= self.marks.committed())
+        {
+            self.effects.push_back(Effect::Complete {
+                tag,
+                result: Ok(Reply::Done),
+            });
+        }
+    }
+
+    fn sample(&mut self) {
+        const SPACING_MICROS: u64 = 20_000;
+        if self
+            .log
+            .samples
+            .back()
+            .is_none_or(|(_, at)| self.now.micros_since(*at) >= SPACING_MICROS)
+        {
+            if self.log.samples.len() == SAMPLES_MAX {
+                // Lag beyond the window is told as its length: thin the older half rather than forget it.
+                let mut keep = false;
+                self.log.samples.retain(|_| {
+                    keep = !keep;
+                    keep
+                });
+            }
+            self.log.samples.push_back((self.marks.appended(), self.now));
+        } else if let Some(last) = self.log.samples.back_mut() {
+            last.0 = self.marks.appended();
+        }
+    }
+
+    /// Age of the oldest byte behind `have`, in microseconds.
+    pub(crate) fn lag_micros(&self, now: Tick, have: Lsn) -> u64 {
+        if have >= self.marks.appended() {
+            return 0;
+        }
+        self.log
+            .samples
+            .iter()
+            .find(|(end, _)| *end > have)
+            .map_or(0, |(_, at)| now.micros_since(*at))
+    }
+
+    /// Seals when there is room in the pipeline, flushes when somebody waits or it is time.
+    pub(crate) fn pump_log(&mut self) {
+        // What a scan has found so far is the log's end only once it has found all of it.
+        if matches!(&self.phase, Phase::Scanning(scan) if !scan.cut) {
+            return;
+        }
+        if self.log.appending.len() < APPENDING_MAX {
+            self.seal();
+        }
+        let unflushed = self.log.sealed.lsn.since(self.marks.committed());
+        if unflushed == 0 {
+            self.log.flush_due = None;
+            return;
+        }
+        if self.log.flushing.is_some() {
+            self.log.flush_due = None;
+            return;
+        }
+        let due = *self
+            .log
+            .flush_due
+            .get_or_insert(self.now.after_millis(LAZY_FLUSH_MILLIS));
+        // A replica's acknowledgement frees log at its primary and lets a hand-over begin: it never dawdles.
+        let eager = self.meta.role == Role::Secondary || matches!(self.phase, Phase::Scanning(_));
+        let wanted = self.log.flush_wanted > self.marks.committed();
+        if eager || wanted || unflushed >= LAZY_FLUSH_BYTES || self.now >= due {
+            self.log.flush_due = None;
+            self.log.flushing = Some((self.log.sealed, self.log.sealed_epoch));
+            self.effects.push_back(Effect::FlushLog {
+                up_to: self.log.sealed.lsn,
+            });
+        }
+    }
+}

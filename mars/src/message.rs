@@ -1,0 +1,294 @@
+//! What do two engines of one volume say to each other, and how does it lie on the wire?
+//!
+//! A replica dials and opens; its source streams. Framing, encryption and proof of identity belong to the driver's
+//! link. Layout: kind u8, then the fields in the order of the variant; little-endian; bulk data last.
+
+use bytes::{Bytes, BytesMut};
+use model::{Epoch, Lsn, NodeId, SectorOffset};
+
+use crate::codec::{DecodeError, Reader, Writer, malformed};
+use crate::lineage::{Position, Stretch};
+
+/// Sectors in one extent of a full sync: digests are compared and data is sent in these.
+pub const SYNC_EXTENT_SECTORS: u64 = 128;
+
+/// Extents asked for in one [`Message::SyncRequest`] at most.
+pub const SYNC_EXTENTS_MAX: usize = 16;
+
+/// Largest encoded message; a link drops a peer that announces more.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// One message between two engines.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Message {
+    /// Replica to source: this is where I stand, send me what follows.
+    Open {
+        /// Highest epoch I have heard of; an older source must not stream to me.
+        epoch_seen: Epoch,
+        /// End of my log; `None` when I have no history at all and want a full sync.
+        end: Option<Position>,
+        /// Epoch of the last batch of my log.
+        end_epoch: Epoch,
+    },
+    /// Source to replica: my log continues yours at `from`. A replica that opened without history, or whose history I
+    /// no longer hold (`fresh`), begins an empty log at `from` and a full sync.
+    Opened {
+        /// My epoch.
+        epoch: Epoch,
+        /// Where the stream begins.
+        from: Position,
+        /// Epoch of the last batch before `from`.
+        from_epoch: Epoch,
+        /// Whether you must begin anew.
+        fresh: bool,
+        /// Who wrote what, up to my end.
+        lineage: Vec<Stretch>,
+    },
+    /// Source to replica: what you have behind `to` was never durable at its writer; drop it and open again.
+    CutBack {
+        /// My epoch.
+        epoch: Epoch,
+        /// Where my history leaves yours.
+        to: Position,
+    },
+    /// Source to replica: our histories have parted in a way that is not an unfinished tail.
+    Diverged {
+        /// My epoch.
+        epoch: Epoch,
+        /// Who wrote what in mine.
+        lineage: Vec<Stretch>,
+    },
+    /// Either way: I cannot be your source.
+    NotSource {
+        /// Highest epoch I have heard of.
+        epoch_seen: Epoch,
+        /// Where the primary is thought to be.
+        primary: Option<NodeId>,
+    },
+    /// Source to replica: the next bytes of the log (perhaps none: then a sign of life).
+    Log {
+        /// Position of the first byte.
+        at: Lsn,
+        /// Everything before this is durable at the primary; nothing behind it may be replayed.
+        committed: Lsn,
+        /// Nothing before this is needed by any member.
+        horizon: Lsn,
+        /// Log bytes; may end in the middle of a batch.
+        bytes: Bytes,
+    },
+    /// Replica to source: how far I am.
+    Ack {
+        /// Written to my log.
+        appended: Lsn,
+        /// Durable in my log.
+        committed: Lsn,
+        /// On my disk.
+        written_back: Lsn,
+        /// Whether I hold a version at all.
+        whole: bool,
+        /// Sectors the running full sync has settled.
+        synced: SectorOffset,
+    },
+    /// Replica to source: compare these extents with yours.
+    SyncRequest {
+        /// Numbers requests on one link.
+        id: u64,
+        /// First sector of the first extent.
+        start: SectorOffset,
+        /// xxh3-128 of each extent as it is here.
+        digests: Vec<u128>,
+    },
+    /// Source to replica: this is what differs.
+    SyncReply {
+        /// Of the request.
+        id: u64,
+        /// The contents may hold writes up to here; a copy is whole only behind it.
+        end: Lsn,
+        /// For each extent asked for, in order.
+        extents: Vec<SyncExtent>,
+    },
+    /// Old primary to its successor: from this position on you are primary in this epoch.
+    Grant {
+        /// The new epoch; its term is the next one.
+        epoch: Epoch,
+        /// The end of my history; you have all of it.
+        at: Position,
+    },
+}
+
+/// One extent in a [`Message::SyncReply`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SyncExtent {
+    /// As at the replica.
+    Same,
+    /// All zeroes here.
+    Zeroes,
+    /// Different: these bytes.
+    Data(Bytes),
+}
+
+impl Message {
+    /// The message as it goes over the wire.
+    pub fn encode(&self) -> BytesMut {
+        let mut w = Writer::default();
+        match self {
+            Message::Open {
+                epoch_seen,
+                end,
+                end_epoch,
+            } => {
+                w.u8(1).epoch(*epoch_seen).option(*end, |w, end| {
+                    w.position(end);
+                });
+                w.epoch(*end_epoch);
+            }
+            Message::Opened {
+                epoch,
+                from,
+                from_epoch,
+                fresh,
+                lineage,
+            } => {
+                w.u8(2)
+                    .epoch(*epoch)
+                    .position(*from)
+                    .epoch(*from_epoch)
+                    .bool(*fresh)
+                    .lineage(lineage);
+            }
+            Message::CutBack { epoch, to } => {
+                w.u8(3).epoch(*epoch).position(*to);
+            }
+            Message::Diverged { epoch, lineage } => {
+                w.u8(4).epoch(*epoch).lineage(lineage);
+            }
+            Message::NotSource { epoch_seen, primary } => {
+                w.u8(5).epoch(*epoch_seen).option(primary.as_ref(), |w, node| {
+                    w.node(node);
+                });
+            }
+            Message::Log {
+                at,
+                committed,
+                horizon,
+                bytes,
+            } => {
+                w.u8(6).lsn(*at).lsn(*committed).lsn(*horizon).bytes(bytes);
+            }
+            Message::Ack {
+                appended,
+                committed,
+                written_back,
+                whole,
+                synced,
+            } => {
+                w.u8(7)
+                    .lsn(*appended)
+                    .lsn(*committed)
+                    .lsn(*written_back)
+                    .bool(*whole)
+                    .u64(synced.0);
+            }
+            Message::SyncRequest { id, start, digests } => {
+                w.u8(8).u64(*id).u64(start.0).u16(digests.len() as u16);
+                for digest in digests {
+                    w.u128(*digest);
+                }
+            }
+            Message::SyncReply { id, end, extents } => {
+                w.u8(9).u64(*id).lsn(*end).u16(extents.len() as u16);
+                for extent in extents {
+                    match extent {
+                        SyncExtent::Same => w.u8(0),
+                        SyncExtent::Zeroes => w.u8(1),
+                        SyncExtent::Data(data) => w.u8(2).u32(data.len() as u32).bytes(data),
+                    };
+                }
+            }
+            Message::Grant { epoch, at } => {
+                w.u8(10).epoch(*epoch).position(*at);
+            }
+        }
+        w.into_bytes()
+    }
+
+    /// Reads a message that came over the wire.
+    pub fn decode(bytes: Bytes) -> Result<Message, DecodeError> {
+        let mut r = Reader::new(bytes);
+        let message = match r.u8("message kind")? {
+            1 => Message::Open {
+                epoch_seen: r.epoch("epoch")?,
+                end: r.option("end", |r| r.position("end"))?,
+                end_epoch: r.epoch("end epoch")?,
+            },
+            2 => Message::Opened {
+                epoch: r.epoch("epoch")?,
+                from: r.position("from")?,
+                from_epoch: r.epoch("from epoch")?,
+                fresh: r.bool("fresh")?,
+                lineage: r.lineage("lineage")?,
+            },
+            3 => Message::CutBack {
+                epoch: r.epoch("epoch")?,
+                to: r.position("to")?,
+            },
+            4 => Message::Diverged {
+                epoch: r.epoch("epoch")?,
+                lineage: r.lineage("lineage")?,
+            },
+            5 => Message::NotSource {
+                epoch_seen: r.epoch("epoch")?,
+                primary: r.option("primary", |r| r.node("primary"))?,
+            },
+            6 => {
+                return Ok(Message::Log {
+                    at: r.lsn("at")?,
+                    committed: r.lsn("committed")?,
+                    horizon: r.lsn("horizon")?,
+                    bytes: r.rest(),
+                });
+            }
+            7 => Message::Ack {
+                appended: r.lsn("appended")?,
+                committed: r.lsn("committed")?,
+                written_back: r.lsn("written back")?,
+                whole: r.bool("whole")?,
+                synced: SectorOffset(r.u64("synced")?),
+            },
+            8 => {
+                let (id, start) = (r.u64("id")?, SectorOffset(r.u64("start")?));
+                let count = r.u16("extent count")?;
+                if usize::from(count) > SYNC_EXTENTS_MAX {
+                    return Err(malformed(format!(
+                        "sync request for {count} extents, {SYNC_EXTENTS_MAX} at most"
+                    )));
+                }
+                let digests = (0..count).map(|_| r.u128("digest")).collect::<Result<_, _>>()?;
+                Message::SyncRequest { id, start, digests }
+            }
+            9 => {
+                let (id, end) = (r.u64("id")?, r.lsn("end")?);
+                let count = r.u16("extent count")?;
+                let extents = (0..count)
+                    .map(|_| match r.u8("extent kind")? {
+                        0 => Ok(SyncExtent::Same),
+                        1 => Ok(SyncExtent::Zeroes),
+                        2 => {
+                            let length = r.u32("extent length")? as usize;
+                            Ok(SyncExtent::Data(r.bytes(length, "extent data")?))
+                        }
+                        other => Err(malformed(format!("extent kind {other} is unknown"))),
+                    })
+                    .collect::<Result<_, _>>()?;
+                Message::SyncReply { id, end, extents }
+            }
+            10 => Message::Grant {
+                epoch: r.epoch("epoch")?,
+                at: r.position("at")?,
+            },
+            other => return Err(malformed(format!("message kind {other} is unknown"))),
+        };
+        r.finish("message")?;
+        Ok(message)
+    }
+}

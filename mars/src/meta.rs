@@ -1,0 +1,180 @@
+//! What must a replica remember besides its log and its disk?
+//!
+//! The driver keeps the encoded form in two slots and writes the older one, so that a torn write leaves the other.
+
+use bytes::Bytes;
+use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, VolumeId};
+
+use crate::codec::{DecodeError, Reader, Writer, malformed};
+use crate::lineage::{Position, Stretch};
+use crate::record::crc32c;
+
+/// Stretches of history kept; older ones are forgotten (a replica that far back needs a full sync anyway).
+pub const LINEAGE_MAX: usize = 256;
+
+/// Encoded size never exceeds this: one slot.
+pub const META_BYTES_MAX: usize = 32 * 1024;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"PDM1");
+
+/// A replica's durable state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Meta {
+    /// Grows with every save: the higher slot is the newer.
+    pub generation: u64,
+    /// Which volume.
+    pub volume: VolumeId,
+    /// Which host's replica.
+    pub node: NodeId,
+    /// The volume's length.
+    pub sectors: SectorCount,
+    /// Its role.
+    pub role: Role,
+    /// Highest epoch ever heard of; as primary, one's own.
+    pub epoch: Epoch,
+    /// Everything before this is on the disk: recovery begins here.
+    pub written_back: Position,
+    /// Nothing at or behind this has reached the disk: recovery must get at least this far.
+    pub touched: Lsn,
+    /// Everything before this is durable in the log and must be readable: damage before it is corruption.
+    pub committed: Position,
+    /// Epoch of the batch that ends at `committed`.
+    pub committed_epoch: Epoch,
+    /// Log before this may be gone.
+    pub trimmed: Lsn,
+    /// Whether the disk is a version of the volume.
+    pub sync: SyncState,
+    /// The role was granted away in this epoch and position; repeated to the successor until it is heard of as primary.
+    pub granted: Option<Granted>,
+    /// Who wrote which stretch of the log, oldest first.
+    pub lineage: Vec<Stretch>,
+}
+
+/// A primary role given away.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// To whom.
+    pub to: NodeId,
+    /// The successor's epoch.
+    pub epoch: Epoch,
+    /// Where its history begins.
+    pub at: Position,
+}
+
+/// Whether a replica's disk is a version of the volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SyncState {
+    /// It is (together with the log).
+    Whole,
+    /// It has no history yet: neither log nor contents mean anything.
+    Fresh,
+    /// A full sync is under way.
+    Copying {
+        /// Sectors before this are settled.
+        next: SectorOffset,
+        /// Settled contents may hold writes up to here.
+        end: Lsn,
+        /// Bytes that differed so far.
+        copied_bytes: u64,
+        /// Sync restarts when the primary's term is another.
+        term: u32,
+    },
+}
+
+impl Meta {
+    /// The encoded form: magic u32, crc32c u32 of all that follows, then the fields in order.
+    pub fn encode(&self) -> Bytes {
+        let mut w = Writer::default();
+        w.u64(self.generation)
+            .u128(self.volume.0)
+            .node(&self.node)
+            .u64(self.sectors.0);
+        w.u8(match self.role {
+            Role::Primary => 1,
+            Role::Secondary => 2,
+        });
+        w.epoch(self.epoch).position(self.written_back).lsn(self.touched);
+        w.position(self.committed)
+            .epoch(self.committed_epoch)
+            .lsn(self.trimmed);
+        match self.sync {
+            SyncState::Whole => w.u8(1),
+            SyncState::Fresh => w.u8(2),
+            SyncState::Copying {
+                next,
+                end,
+                copied_bytes,
+                term,
+            } => w.u8(3).u64(next.0).lsn(end).u64(copied_bytes).u32(term),
+        };
+        w.option(self.granted.as_ref(), |w, granted| {
+            w.node(&granted.to).epoch(granted.epoch).position(granted.at);
+        });
+        w.lineage(&self.lineage);
+        let body = w.into_bytes();
+        let mut out = Writer::default();
+        out.u32(MAGIC)
+            .u32(crc32c(&body))
+            .u32(body.len() as u32)
+            .bytes(&body);
+        let out = out.into_bytes().freeze();
+        assert!(
+            out.len() <= META_BYTES_MAX,
+            "LINEAGE_MAX keeps meta within its slot"
+        );
+        out
+    }
+
+    /// Reads a slot; bytes behind the encoded form are ignored.
+    pub fn decode(slot: Bytes) -> Result<Meta, DecodeError> {
+        let mut head = Reader::new(slot);
+        if head.u32("magic")? != MAGIC {
+            return Err(malformed("magic: not a replica's meta"));
+        }
+        let crc = head.u32("crc")?;
+        let length = head.u32("length")? as usize;
+        let body = head.bytes(length, "body")?;
+        if crc32c(&body) != crc {
+            return Err(malformed("crc32c of the body differs"));
+        }
+        let mut r = Reader::new(body);
+        let meta = Meta {
+            generation: r.u64("generation")?,
+            volume: VolumeId(r.u128("volume")?),
+            node: r.node("node")?,
+            sectors: SectorCount(r.u64("sectors")?),
+            role: match r.u8("role")? {
+                1 => Role::Primary,
+                2 => Role::Secondary,
+                other => return Err(malformed(format!("role {other} is unknown"))),
+            },
+            epoch: r.epoch("epoch")?,
+            written_back: r.position("written back")?,
+            touched: r.lsn("touched")?,
+            committed: r.position("committed")?,
+            committed_epoch: r.epoch("committed epoch")?,
+            trimmed: r.lsn("trimmed")?,
+            sync: match r.u8("sync")? {
+                1 => SyncState::Whole,
+                2 => SyncState::Fresh,
+                3 => SyncState::Copying {
+                    next: SectorOffset(r.u64("next")?),
+                    end: r.lsn("end")?,
+                    copied_bytes: r.u64("copied")?,
+                    term: r.u32("term")?,
+                },
+                other => return Err(malformed(format!("sync state {other} is unknown"))),
+            },
+            granted: r.option("granted", |r| {
+                Ok(Granted {
+                    to: r.node("granted to")?,
+                    epoch: r.epoch("granted epoch")?,
+                    at: r.position("granted at")?,
+                })
+            })?,
+            lineage: r.lineage("lineage")?,
+        };
+        r.finish("meta")?;
+        Ok(meta)
+    }
+}

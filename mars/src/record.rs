@@ -1,0 +1,477 @@
+//! How does history lie in the log? Batches of records, chained by digest.
+//!
+//! The log of a volume is one stream of batches without gaps; a batch's address is its [`Lsn`]. All members hold the
+//! same bytes. A batch is what one group commit wrote:
+//!
+//! ```text
+//! header    96 bytes   see below
+//! table     16 bytes per record: kind u8 | flags u8 | 0 u16 | count u32 | start u64
+//! data      of each record that has some, in table order
+//! padding   zeroes up to a multiple of 512
+//!
+//! header:   0 magic u32      4 header_crc u32 (crc32c of bytes 8..96)   8 version u16   10 zero u16
+//!          12 batch_bytes u32 (all of it)     16 epoch: term u32, start u32     24 lsn u64
+//!          32 committed u64 (durable at its writer when it was sealed)   40 record_count u32
+//!          44 payload_bytes u32 (table + data) 48 payload_crc u32 (crc32c)       52 zero u32
+//!          56 zero u64      64 previous digest u128       80 volume u128
+//! records:  1 write       start, count in sectors; data = count × 512 bytes
+//!           2 discard     start, count in sectors; reads as zeroes afterwards
+//!           3 zeroes      start, count in sectors; flags bit 0: the space may be given back
+//!           4 epoch       first record of an epoch; data = count bytes, the writer's node name
+//! ```
+//!
+//! Little-endian throughout. The digest of a batch is xxh3-128 of all its bytes; since they hold the digest of its
+//! predecessor, equal digests mean equal histories. Assumption about the media: writing one aligned 512-byte sector
+//! does not damage its neighbours; a power cut may tear anything that was not flushed.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use model::units::SECTOR_BYTES;
+use model::{Epoch, Lsn, NodeId, SectorRange, VolumeId};
+
+use crate::lineage::{Digest, Position};
+
+/// Bytes of a batch's header.
+pub const HEADER_BYTES: usize = 96;
+
+/// Every batch is a multiple of this.
+pub const BATCH_ALIGN_BYTES: usize = 512;
+
+/// A batch is sealed once its payload has reached this; a write is cut into records of at most this.
+pub const BATCH_PAYLOAD_GOAL_BYTES: usize = 1 << 20;
+
+/// No batch is longer: the goal, one more record of at most the goal, table and header.
+pub const BATCH_BYTES_MAX: usize = 3 << 20;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"PDB1");
+const VERSION: u16 = 1;
+const TABLE_ENTRY_BYTES: usize = 16;
+const FLAG_UNMAP: u8 = 1;
+
+/// CRC-32C (Castagnoli) of `bytes`.
+pub fn crc32c(bytes: &[u8]) -> u32 {
+    crc_fast::checksum(crc_fast::CrcAlgorithm::Crc32Iscsi, bytes) as u32
+}
+
+/// One change of the volume, or of who writes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Record {
+    /// New contents.
+    Write {
+        /// Where.
+        range: SectorRange,
+        /// What.
+        data: Bytes,
+    },
+    /// No longer needed; reads as zeroes.
+    Discard {
+        /// Where.
+        range: SectorRange,
+    },
+    /// Zeroes.
+    Zeroes {
+        /// Where.
+        range: SectorRange,
+        /// Whether the space may be given back.
+        unmap: bool,
+    },
+    /// An epoch begins.
+    Epoch {
+        /// Who writes it.
+        writer: NodeId,
+    },
+}
+
+/// The fixed part of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Whole length, padding included.
+    pub batch_bytes: u32,
+    /// Who wrote it.
+    pub epoch: Epoch,
+    /// Where it lies.
+    pub lsn: Lsn,
+    /// What was durable at its writer when it was sealed.
+    pub committed: Lsn,
+    /// Entries in its table.
+    pub record_count: u32,
+    /// Table and data.
+    pub payload_bytes: u32,
+    /// crc32c of table and data.
+    pub payload_crc: u32,
+    /// Digest of everything before it.
+    pub previous: Digest,
+    /// Whose log this is.
+    pub volume: VolumeId,
+}
+
+/// Why bytes are not the batch that belongs here.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BatchError {
+    /// The bytes end before the batch does.
+    #[error("{have} bytes of a batch that has {need}")]
+    Incomplete {
+        /// What is there.
+        have: usize,
+        /// What the batch needs at least.
+        need: usize,
+    },
+    /// Not a batch, or not the one that continues this history.
+    #[error("{reason}")]
+    Bad {
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+fn bad(reason: impl Into<String>) -> BatchError {
+    BatchError::Bad {
+        reason: reason.into(),
+    }
+}
+
+fn u32_at(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
+}
+
+fn u64_at(bytes: &[u8], at: usize) -> u64 {
+    u64::from_le_bytes(bytes[at..at + 8].try_into().expect("eight bytes"))
+}
+
+fn u128_at(bytes: &[u8], at: usize) -> u128 {
+    u128::from_le_bytes(bytes[at..at + 16].try_into().expect("sixteen bytes"))
+}
+
+impl Header {
+    /// Reads and checks a header; says nothing about the payload or the place in history.
+    pub fn decode(bytes: &[u8]) -> Result<Header, BatchError> {
+        if bytes.len() < HEADER_BYTES {
+            return Err(BatchError::Incomplete {
+                have: bytes.len(),
+                need: HEADER_BYTES,
+            });
+        }
+        if u32_at(bytes, 0) != MAGIC {
+            return Err(bad(format!("magic is {:#010x}", u32_at(bytes, 0))));
+        }
+        if u32_at(bytes, 4) != crc32c(&bytes[8..HEADER_BYTES]) {
+            return Err(bad("crc32c of the header differs"));
+        }
+        let version = u16::from_le_bytes([bytes[8], bytes[9]]);
+        if version != VERSION {
+            return Err(bad(format!(
+                "log format version {version}; this program knows {VERSION}"
+            )));
+        }
+        let header = Header {
+            batch_bytes: u32_at(bytes, 12),
+            epoch: Epoch {
+                term: u32_at(bytes, 16),
+                start: u32_at(bytes, 20),
+            },
+            lsn: Lsn(u64_at(bytes, 24)),
+            committed: Lsn(u64_at(bytes, 32)),
+            record_count: u32_at(bytes, 40),
+            payload_bytes: u32_at(bytes, 44),
+            payload_crc: u32_at(bytes, 48),
+            previous: Digest(u128_at(bytes, 64)),
+            volume: VolumeId(u128_at(bytes, 80)),
+        };
+        let (total, payload) = (header.batch_bytes as usize, header.payload_bytes as usize);
+        let table = (header.record_count as usize).checked_mul(TABLE_ENTRY_BYTES);
+        if total > BATCH_BYTES_MAX
+            || !total.is_multiple_of(BATCH_ALIGN_BYTES)
+            || payload > total
+            || (HEADER_BYTES + payload).next_multiple_of(BATCH_ALIGN_BYTES) != total
+            || table.is_none_or(|table| table > payload)
+        {
+            return Err(bad(format!(
+                "lengths do not fit: batch {total}, payload {payload}"
+            )));
+        }
+        Ok(header)
+    }
+}
+
+/// A whole batch, checked against its own sums.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Batch {
+    /// Its fixed part.
+    pub header: Header,
+    /// Its records.
+    pub records: Vec<Record>,
+    /// Where it ends, and the digest up to there.
+    pub end: Position,
+}
+
+impl Batch {
+    /// Reads the batch at the front of `bytes`; checks sums and shapes but not its place in history.
+    pub fn decode(bytes: &Bytes) -> Result<Batch, BatchError> {
+        let header = Header::decode(bytes)?;
+        let total = header.batch_bytes as usize;
+        if bytes.len() < total {
+            return Err(BatchError::Incomplete {
+                have: bytes.len(),
+                need: total,
+            });
+        }
+        let payload = bytes.slice(HEADER_BYTES..HEADER_BYTES + header.payload_bytes as usize);
+        if crc32c(&payload) != header.payload_crc {
+            return Err(bad("crc32c of the payload differs"));
+        }
+        if bytes[HEADER_BYTES + payload.len()..total]
+            .iter()
+            .any(|byte| *byte != 0)
+        {
+            return Err(bad("padding is not zero"));
+        }
+        let table_bytes = header.record_count as usize * TABLE_ENTRY_BYTES;
+        let mut data_at = table_bytes;
+        let mut records = Vec::with_capacity(header.record_count as usize);
+        for entry in payload[..table_bytes].chunks_exact(TABLE_ENTRY_BYTES) {
+            let (kind, flags, count, start) = (entry[0], entry[1], u32_at(entry, 4), u64_at(entry, 8));
+            let range = || SectorRange::new(start, u64::from(count)).ok_or_else(|| bad("range overflows"));
+            let mut take = |length: u64| {
+                let length = usize::try_from(length).map_err(|_| bad("data beyond the payload"))?;
+                let end = data_at.checked_add(length).filter(|end| *end <= payload.len());
+                let end = end.ok_or_else(|| bad("data beyond the payload"))?;
+                let data = payload.slice(data_at..end);
+                data_at = end;
+                Ok(data)
+            };
+            records.push(match kind {
+                1 => Record::Write {
+                    range: range()?,
+                    data: take(u64::from(count) * SECTOR_BYTES)?,
+                },
+                2 => Record::Discard { range: range()? },
+                3 => Record::Zeroes {
+                    range: range()?,
+                    unmap: flags & FLAG_UNMAP != 0,
+                },
+                4 => {
+                    let name = take(u64::from(count))?;
+                    let name = std::str::from_utf8(&name).map_err(|_| bad("writer's name is not UTF-8"))?;
+                    Record::Epoch {
+                        writer: NodeId::new(name).map_err(|e| bad(e.to_string()))?,
+                    }
+                }
+                other => return Err(bad(format!("record kind {other} is unknown"))),
+            });
+        }
+        if data_at != payload.len() {
+            return Err(bad("payload has data that no record owns"));
+        }
+        let digest = Digest(xxhash_rust::xxh3::xxh3_128(&bytes[..total]));
+        let end = Position {
+            lsn: header.lsn.advance(total as u64),
+            digest,
+        };
+        Ok(Batch { header, records, end })
+    }
+
+    /// As [`Batch::decode`], and the batch must continue the history of `volume` that ends at `at`.
+    pub fn decode_next(
+        bytes: &Bytes,
+        volume: VolumeId,
+        at: Position,
+        epoch_min: Epoch,
+    ) -> Result<Batch, BatchError> {
+        // The place is checked before the payload, so that foreign bytes cost one header.
+        let header = Header::decode(bytes)?;
+        if header.volume != volume {
+            return Err(bad(format!("belongs to volume {}", header.volume)));
+        }
+        if header.lsn != at.lsn || header.previous != at.digest {
+            return Err(bad(format!("does not continue the history at {}", at.lsn)));
+        }
+        if header.epoch < epoch_min {
+            return Err(bad(format!("epoch {} after {epoch_min}", header.epoch)));
+        }
+        Batch::decode(bytes)
+    }
+}
+
+/// Collects records until they are sealed into a batch.
+#[derive(Debug, Default)]
+pub struct BatchBuilder {
+    table: BytesMut,
+    data: Vec<Bytes>,
+    data_bytes: usize,
+    record_count: u32,
+}
+
+impl BatchBuilder {
+    /// Adds a record; its data must have the range's length and at most [`BATCH_PAYLOAD_GOAL_BYTES`].
+    pub fn push(&mut self, record: &Record) {
+        let (kind, flags, count, start, data) = match record {
+            Record::Write { range, data } => {
+                assert_eq!(
+                    range.len_bytes(),
+                    data.len() as u64,
+                    "a write has the length of its range"
+                );
+                (1, 0, range.count.0, range.start.0, data.clone())
+            }
+            Record::Discard { range } => (2, 0, range.count.0, range.start.0, Bytes::new()),
+            Record::Zeroes { range, unmap } => (
+                3,
+                if *unmap { FLAG_UNMAP } else { 0 },
+                range.count.0,
+                range.start.0,
+                Bytes::new(),
+            ),
+            Record::Epoch { writer } => {
+                let name = Bytes::copy_from_slice(writer.as_str().as_bytes());
+                (4, 0, name.len() as u64, 0, name)
+            }
+        };
+        self.table.put_u8(kind);
+        self.table.put_u8(flags);
+        self.table.put_u16_le(0);
+        self.table
+            .put_u32_le(u32::try_from(count).expect("callers cut ranges to u32 sectors"));
+        self.table.put_u64_le(start);
+        self.data_bytes += data.len();
+        self.record_count += 1;
+        if !data.is_empty() {
+            self.data.push(data);
+        }
+    }
+
+    /// Whether there is nothing to seal.
+    pub fn is_empty(&self) -> bool {
+        self.record_count == 0
+    }
+
+    /// Payload so far.
+    pub fn payload_bytes(&self) -> usize {
+        self.table.len() + self.data_bytes
+    }
+
+    /// Makes the batch that continues `at`, and says where it ends; the builder is empty afterwards.
+    pub fn seal(
+        &mut self,
+        volume: VolumeId,
+        epoch: Epoch,
+        at: Position,
+        committed: Lsn,
+    ) -> (Bytes, Position) {
+        let builder = std::mem::take(self);
+        let payload_bytes = builder.payload_bytes();
+        let total = (HEADER_BYTES + payload_bytes).next_multiple_of(BATCH_ALIGN_BYTES);
+        assert!(
+            total <= BATCH_BYTES_MAX,
+            "records are sealed before a batch grows too long"
+        );
+        let mut out = BytesMut::with_capacity(total);
+        out.resize(HEADER_BYTES, 0);
+        out.put_slice(&builder.table);
+        for data in &builder.data {
+            out.put_slice(data);
+        }
+        let payload_crc = crc32c(&out[HEADER_BYTES..]);
+        out.resize(total, 0);
+        let mut header = BytesMut::with_capacity(HEADER_BYTES);
+        header.put_u32_le(MAGIC);
+        header.put_u32_le(0);
+        header.put_u16_le(VERSION);
+        header.put_u16_le(0);
+        header.put_u32_le(total as u32);
+        header.put_u32_le(epoch.term);
+        header.put_u32_le(epoch.start);
+        header.put_u64_le(at.lsn.0);
+        header.put_u64_le(committed.0);
+        header.put_u32_le(builder.record_count);
+        header.put_u32_le(payload_bytes as u32);
+        header.put_u32_le(payload_crc);
+        header.put_u32_le(0);
+        header.put_u64_le(0);
+        header.put_u128_le(at.digest.0);
+        header.put_u128_le(volume.0);
+        let crc = crc32c(&header[8..]);
+        header[4..8].copy_from_slice(&crc.to_le_bytes());
+        out[..HEADER_BYTES].copy_from_slice(&header);
+        let digest = Digest(xxhash_rust::xxh3::xxh3_128(&out));
+        (
+            out.freeze(),
+            Position {
+                lsn: at.lsn.advance(total as u64),
+                digest,
+            },
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const VOLUME: VolumeId = VolumeId(7);
+
+    fn range(start: u64, count: u64) -> SectorRange {
+        SectorRange::new(start, count).expect("small")
+    }
+
+    fn sample() -> (Vec<Record>, Bytes, Position) {
+        let records = vec![
+            Record::Epoch {
+                writer: NodeId::new("h1").expect("valid"),
+            },
+            Record::Write {
+                range: range(3, 2),
+                data: Bytes::from(vec![9; 1024]),
+            },
+            Record::Discard { range: range(100, 8) },
+            Record::Zeroes {
+                range: range(0, 1),
+                unmap: true,
+            },
+        ];
+        let mut builder = BatchBuilder::default();
+        records.iter().for_each(|r| builder.push(r));
+        let (bytes, end) = builder.seal(VOLUME, Epoch { term: 1, start: 1 }, Position::default(), Lsn(0));
+        assert!(builder.is_empty());
+        (records, bytes, end)
+    }
+
+    #[test]
+    fn a_batch_reads_back() {
+        let (records, bytes, end) = sample();
+        let batch = Batch::decode_next(&bytes, VOLUME, Position::default(), Epoch::NONE).expect("whole");
+        assert_eq!(batch.records, records);
+        assert_eq!(batch.end, end);
+        assert_eq!(bytes.len() % BATCH_ALIGN_BYTES, 0);
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found() {
+        let (_, bytes, _) = sample();
+        for at in 0..bytes.len() {
+            let mut flipped = bytes.to_vec();
+            flipped[at] ^= 0x10;
+            let read = Batch::decode_next(&Bytes::from(flipped), VOLUME, Position::default(), Epoch::NONE);
+            assert!(read.is_err(), "byte {at}");
+        }
+    }
+
+    #[test]
+    fn a_shortened_batch_is_incomplete_not_bad() {
+        let (_, bytes, _) = sample();
+        for length in 0..bytes.len() {
+            let cut = bytes.slice(..length);
+            assert!(
+                matches!(Batch::decode(&cut), Err(BatchError::Incomplete { .. })),
+                "{length}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_batch_of_another_place_is_refused() {
+        let (_, bytes, end) = sample();
+        assert!(Batch::decode_next(&bytes, VolumeId(8), Position::default(), Epoch::NONE).is_err());
+        assert!(Batch::decode_next(&bytes, VOLUME, end, Epoch::NONE).is_err());
+        let late = Epoch { term: 2, start: 1 };
+        assert!(Batch::decode_next(&bytes, VOLUME, Position::default(), late).is_err());
+    }
+}

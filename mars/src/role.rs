@@ -1,0 +1,279 @@
+//! How does the primary role move, and why are there never two writers?
+//!
+//! Planned hand-over: *drain* until the successor has nearly everything; close the *gate*: writes and flushes wait, reads
+//! pass; once the successor has everything durably, make *durable here* that the role is given away in the next term; only then
+//! *grant* it. So at every instant at most one replica may serve: the old one until its demotion is durable, the new one
+//! after. A successor that misses the grant asks its old source and is told again. Until the demotion is durable the hand-over
+//! can be given up, and the guests go on here.
+
+use model::{Epoch, Lsn, NodeId, Role, Tick};
+
+use crate::engine::{Engine, Phase, Then};
+use crate::event::{Answer, CommandError, CommandId, Effect, LinkId, Notice};
+use crate::lineage::{Position, Stretch};
+use crate::message::Message;
+use crate::meta::{Granted, SyncState};
+use crate::record::Record;
+
+/// The gate closes once the successor lacks no more than this.
+const GATE_LAG_BYTES: u64 = 1 << 20;
+
+/// A successor that does not come that near in this time is not ready.
+const DRAIN_MILLIS_MAX: u64 = 30_000;
+
+/// A hand-over under way.
+#[derive(Debug)]
+pub(crate) struct HandOver {
+    pub id: CommandId,
+    to: NodeId,
+    gate_micros_max: u64,
+    step: Step,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// The successor catches up; guests notice nothing.
+    Draining { until: Tick },
+    /// Guests' writes wait.
+    Gated { since: Tick },
+    /// The demotion is being made durable; there is no way back.
+    Granting { gate_micros: u64 },
+}
+
+impl Engine {
+    /// Where the primary is thought to be.
+    pub(crate) fn primary_hint(&self) -> Option<NodeId> {
+        if self.meta.role == Role::Primary {
+            return Some(self.config.node.clone());
+        }
+        let granted = self.meta.granted.as_ref().map(|granted| granted.to.clone());
+        self.follow
+            .source()
+            .cloned()
+            .or(self.follow.hint.clone())
+            .or(granted)
+    }
+
+    /// Whether a hand-over holds guests' writes back.
+    pub(crate) fn is_gated(&self) -> bool {
+        self.hand_over
+            .as_ref()
+            .is_some_and(|h| !matches!(h.step, Step::Draining { .. }))
+    }
+
+    pub(crate) fn hand_over_due(&self) -> Option<Tick> {
+        self.hand_over
+            .as_ref()
+            .and_then(|hand_over| match hand_over.step {
+                Step::Draining { until } => Some(until),
+                Step::Gated { since } => Some(since.after_micros(hand_over.gate_micros_max)),
+                Step::Granting { .. } => None,
+            })
+    }
+
+    pub(crate) fn start_hand_over(&mut self, id: CommandId, to: NodeId, gate_micros_max: u64) {
+        let refusal = if self.hand_over.is_some() {
+            Some(CommandError::Busy)
+        } else if !self.config.members.contains(&to) {
+            Some(CommandError::NotMember { node: to.clone() })
+        } else {
+            match self.phase {
+                Phase::Serving => None,
+                Phase::Following | Phase::Demoting => Some(CommandError::NotPrimary),
+                _ => Some(CommandError::NotInService {
+                    reason: "recovery is under way".to_owned(),
+                }),
+            }
+        };
+        if let Some(refusal) = refusal {
+            return self.answer(id, Err(refusal));
+        }
+        if to == self.config.node {
+            return self.answer(id, Ok(Answer::Done));
+        }
+        if let Some(reason) = self.reason_not_ready(&to) {
+            return self.answer(id, Err(CommandError::NotReady { node: to, reason }));
+        }
+        let until = self.now.after_millis(DRAIN_MILLIS_MAX);
+        self.hand_over = Some(HandOver {
+            id,
+            to,
+            gate_micros_max,
+            step: Step::Draining { until },
+        });
+    }
+
+    /// Why a member could not become primary now.
+    fn reason_not_ready(&self, to: &NodeId) -> Option<String> {
+        let peer = self.peers.get(to)?;
+        if self.sent_to(peer).is_none() {
+            return Some("it is not connected to the primary".to_owned());
+        }
+        if !peer.whole {
+            let percent = peer.synced.0 * 100 / self.sectors().0;
+            return Some(format!("its full sync is at {percent} %"));
+        }
+        None
+    }
+
+    pub(crate) fn pump_hand_over(&mut self) {
+        let Some(HandOver {
+            to,
+            step,
+            gate_micros_max,
+            ..
+        }) = &self.hand_over
+        else {
+            return;
+        };
+        let (to, step, gate_micros_max) = (to.clone(), *step, *gate_micros_max);
+        if matches!(step, Step::Granting { .. }) {
+            return;
+        }
+        if let Some(reason) = self.reason_not_ready(&to) {
+            return self.give_up_hand_over(CommandError::NotReady { node: to, reason });
+        }
+        let Some(peer) = self.peers.get(&to) else {
+            return self.give_up_hand_over(CommandError::NotMember { node: to });
+        };
+        let (peer_committed, peer_replayed) = (peer.committed, peer.replayed);
+        match step {
+            Step::Draining { until } => {
+                // What the successor has not on its disk must fit into its shadow, or its guests would wait for its disk.
+                let near = self.log.sealed.lsn.since(peer_committed) <= GATE_LAG_BYTES
+                    && self.log.sealed.lsn.since(peer_replayed) <= self.config.shadow_bytes_max / 2;
+                if near {
+                    self.set_step(Step::Gated { since: self.now });
+                    self.pump_hand_over();
+                } else if self.now >= until {
+                    self.give_up_hand_over(CommandError::TimedOut { node: to });
+                }
+            }
+            Step::Gated { since } => {
+                self.seal();
+                let end = self.log.sealed;
+                self.log.want_flush(end.lsn);
+                let everything_is_there = self.marks.committed() == end.lsn && peer_committed == end.lsn;
+                let gate_micros = self.now.micros_since(since);
+                if everything_is_there && self.log.nobody_waits() {
+                    self.demote(to, end, gate_micros);
+                } else if gate_micros >= gate_micros_max {
+                    self.note_gate(gate_micros);
+                    self.give_up_hand_over(CommandError::TimedOut { node: to });
+                }
+            }
+            Step::Granting { .. } => {}
+        }
+    }
+
+    fn set_step(&mut self, step: Step) {
+        if let Some(hand_over) = &mut self.hand_over {
+            hand_over.step = step;
+        }
+    }
+
+    fn note_gate(&mut self, gate_micros: u64) {
+        self.gate_micros_max = self.gate_micros_max.max(gate_micros);
+    }
+
+    fn give_up_hand_over(&mut self, error: CommandError) {
+        if let Some(hand_over) = self.hand_over.take() {
+            self.answer(hand_over.id, Err(error));
+        }
+        self.pump_guests();
+    }
+
+    fn demote(&mut self, to: NodeId, at: Position, gate_micros: u64) {
+        let epoch = self.meta.epoch.next_term();
+        self.set_step(Step::Granting { gate_micros });
+        self.note_gate(gate_micros);
+        self.meta.role = Role::Secondary;
+        self.meta.epoch = epoch;
+        self.meta.granted = Some(Granted { to, epoch, at });
+        self.phase = Phase::Demoting;
+        self.save(Then::Granted);
+    }
+
+    /// The role is durably given away: tell the successor, and everybody else where it went.
+    pub(crate) fn demotion_saved(&mut self) {
+        let Some(Granted { to, epoch, at }) = self.meta.granted.clone() else {
+            panic!("demoted without a successor")
+        };
+        self.phase = Phase::Following;
+        self.follow.forget_source(self.now);
+        self.follow.hint = Some(to.clone());
+        self.follow.horizon = self.marks.trimmed();
+        self.dismiss_followers(&to);
+        if let Some(link) = self.peers.get(&to).and_then(|peer| peer.link) {
+            self.effects.push_back(Effect::Send {
+                link,
+                message: Message::Grant { epoch, at },
+            });
+        }
+        self.notice(Notice::BecameSecondary { successor: to, epoch });
+        if let Some(HandOver {
+            id,
+            step: Step::Granting { gate_micros },
+            ..
+        }) = self.hand_over.take()
+        {
+            self.answer(id, Ok(Answer::HandedOver { epoch, gate_micros }));
+        }
+        self.pump_guests();
+    }
+
+    /// Our source grants us the role.
+    pub(crate) fn granted(&mut self, link: LinkId, epoch: Epoch, at: Position) {
+        let have_everything = self.log.sealed == at && self.meta.sync == SyncState::Whole;
+        if epoch <= self.meta.epoch || !have_everything || self.follow.is_cutting() {
+            return self.close_follow(link);
+        }
+        self.stop_following();
+        self.follow.horizon = Lsn(0);
+        self.meta.role = Role::Primary;
+        self.meta.granted = None;
+        self.begin_promotion(epoch);
+    }
+
+    /// Becomes primary in `epoch` as soon as that is durable and the whole log is loaded.
+    pub(crate) fn begin_promotion(&mut self, epoch: Epoch) {
+        self.meta.epoch = epoch;
+        self.phase = Phase::Promoting { saved: false };
+        let trimmed = self.marks.trimmed();
+        for peer in self.peers.values_mut() {
+            let link = peer.link;
+            *peer = crate::ship::Peer {
+                link,
+                ..crate::ship::Peer::remembered(trimmed)
+            };
+        }
+        self.save(Then::Promoted);
+    }
+
+    pub(crate) fn promotion_saved(&mut self) {
+        if let Phase::Promoting { saved } = &mut self.phase {
+            *saved = true;
+        }
+    }
+
+    pub(crate) fn pump_promotion(&mut self) {
+        let Phase::Promoting { saved } = self.phase else {
+            return;
+        };
+        self.log.want_flush(self.log.sealed.lsn);
+        if !saved || self.replay.loaded != self.log.sealed || self.marks.committed() != self.log.sealed.lsn {
+            return;
+        }
+        self.phase = Phase::Serving;
+        let writer = self.config.node.clone();
+        let epoch = self.meta.epoch;
+        self.note_stretch(Stretch {
+            epoch,
+            writer: writer.clone(),
+            from: self.log.sealed,
+        });
+        self.log.builder.push(&Record::Epoch { writer });
+        self.notice(Notice::BecamePrimary { epoch });
+        self.pump_guests();
+    }
+}

@@ -1,0 +1,500 @@
+//! How does a primary feed its replicas? It checks where each stands, then streams its own log to it.
+
+use std::collections::VecDeque;
+
+use bytes::Bytes;
+use model::{Epoch, Lsn, NodeId, SectorOffset, Tick};
+
+use crate::engine::{Engine, Io, Link, Phase, Then};
+use crate::event::{CommandId, Effect, LinkId, Notice};
+use crate::lineage::Position;
+use crate::message::Message;
+use crate::record::{HEADER_BYTES, Header};
+
+/// Log sent to one peer that it has not yet written to its own log, at most.
+const WINDOW_BYTES: u64 = 8 << 20;
+
+/// Log read and sent at one time.
+const CHUNK_BYTES: u64 = 512 << 10;
+
+/// A sign of life at least so often; links are given up after ten times that.
+const HEARTBEAT_MILLIS: u64 = 1000;
+
+/// What a primary knows of another member.
+#[derive(Debug)]
+pub(crate) struct Peer {
+    /// Whether the log is kept for it.
+    pub counts: bool,
+    /// In its log.
+    pub appended: Lsn,
+    /// Durable in its log.
+    pub committed: Lsn,
+    /// On its disk.
+    pub replayed: Lsn,
+    /// Whether it holds a version at all.
+    pub whole: bool,
+    /// Sectors its full sync has settled.
+    pub synced: SectorOffset,
+    /// The link it follows.
+    pub link: Option<LinkId>,
+}
+
+impl Peer {
+    /// A member from before a restart: it has at least what was trimmed.
+    pub fn remembered(trimmed: Lsn) -> Peer {
+        Peer {
+            counts: true,
+            appended: trimmed,
+            committed: trimmed,
+            replayed: trimmed,
+            whole: false,
+            synced: SectorOffset(0),
+            link: None,
+        }
+    }
+}
+
+/// Our side of a stream.
+#[derive(Debug)]
+pub(crate) struct Ship {
+    /// Where it is; `None` until the replica's position is known to be ours too.
+    stream: Option<Stream>,
+    /// Answers to a full sync that wait until what they hold is durable here.
+    pub replies: VecDeque<(Lsn, Message)>,
+}
+
+#[derive(Debug)]
+struct Stream {
+    sent: Lsn,
+    reading: bool,
+    announced: (Lsn, Lsn),
+    heartbeat_due: Tick,
+}
+
+impl Engine {
+    pub(crate) fn link_up(&mut self, link: LinkId, peer: NodeId, dialled: bool) {
+        if dialled {
+            return self.follow_up(link, peer);
+        }
+        if !self.config.members.contains(&peer) || peer == self.config.node {
+            return self.effects.push_back(Effect::Close { link });
+        }
+        // A peer that dials again has lost the link it had.
+        if let Some(old) = self.peers.get_mut(&peer).and_then(|peer| peer.link.replace(link)) {
+            self.links.remove(&old);
+            self.effects.push_back(Effect::Close { link: old });
+        }
+        self.links.insert(
+            link,
+            Link {
+                peer,
+                ship: Some(Ship {
+                    stream: None,
+                    replies: VecDeque::new(),
+                }),
+            },
+        );
+    }
+
+    pub(crate) fn link_down(&mut self, link: Option<LinkId>, peer: &NodeId) {
+        self.follow_down(link, peer);
+        if let Some(link) = link
+            && self.links.remove(&link).is_some()
+            && let Some(peer) = self.peers.get_mut(peer)
+            && peer.link == Some(link)
+        {
+            peer.link = None;
+        }
+    }
+
+    fn close_ship(&mut self, link: LinkId) {
+        if let Some(Link { peer, .. }) = self.links.remove(&link)
+            && let Some(peer) = self.peers.get_mut(&peer)
+            && peer.link == Some(link)
+        {
+            peer.link = None;
+        }
+        self.effects.push_back(Effect::Close { link });
+    }
+
+    pub(crate) fn message(&mut self, link: LinkId, message: Message) {
+        match self.links.get(&link) {
+            None => {}
+            Some(Link { ship: None, .. }) => self.followed(link, message),
+            Some(Link { ship: Some(_), .. }) => match message {
+                Message::Open {
+                    epoch_seen,
+                    end,
+                    end_epoch,
+                } => self.asked_to_open(link, epoch_seen, end, end_epoch),
+                Message::Ack {
+                    appended,
+                    committed,
+                    written_back,
+                    whole,
+                    synced,
+                } => {
+                    let Some(peer) = self
+                        .links
+                        .get(&link)
+                        .and_then(|link| self.peers.get_mut(&link.peer))
+                    else {
+                        return;
+                    };
+                    // A peer cannot have what we never had: its figures would let us cut log it needs.
+                    if appended > self.marks.appended() || committed > appended || written_back > committed {
+                        return self.close_ship(link);
+                    }
+                    peer.appended = appended;
+                    peer.committed = committed;
+                    peer.replayed = written_back;
+                    peer.whole = whole;
+                    peer.synced = synced;
+                    // One that was dropped, but whose stream went on and has caught up, is waited for again.
+                    peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4;
+                }
+                Message::SyncRequest { id, start, digests } => self.sync_asked(link, id, start, digests),
+                _ => self.close_ship(link),
+            },
+        }
+    }
+
+    fn asked_to_open(&mut self, link: LinkId, epoch_seen: Epoch, end: Option<Position>, end_epoch: Epoch) {
+        let Some(Link { peer, .. }) = self.links.get(&link) else {
+            return;
+        };
+        let peer = peer.clone();
+        let serving = matches!(self.phase, Phase::Serving);
+        if !serving || epoch_seen > self.meta.epoch {
+            // The one who was granted the role asks because it has not heard of it.
+            let grant = self
+                .meta
+                .granted
+                .as_ref()
+                .filter(|granted| granted.to == peer && epoch_seen < granted.epoch);
+            let message = match grant {
+                Some(granted) if matches!(self.phase, Phase::Following) => Message::Grant {
+                    epoch: granted.epoch,
+                    at: granted.at,
+                },
+                _ => {
+                    // While serving, "I" would be an answer to who must not listen to me.
+                    let primary = if serving { None } else { self.primary_hint() };
+                    Message::NotSource {
+                        epoch_seen: self.meta.epoch,
+                        primary,
+                    }
+                }
+            };
+            return self.effects.push_back(Effect::Send { link, message });
+        }
+        match end {
+            Some(end) if end.lsn >= self.meta.trimmed && end.lsn < self.marks.appended() => {
+                let id = self.io(Io::OpenCheck { link, end, end_epoch });
+                let bytes_max = HEADER_BYTES;
+                self.effects.push_back(Effect::ReadLog {
+                    id,
+                    at: end.lsn,
+                    bytes_max,
+                });
+            }
+            Some(end) if end == self.log.appended => self.open_stream(link, end, end_epoch, false),
+            Some(end) if end.lsn >= self.meta.trimmed => self.open_parted(link, end_epoch, end),
+            _ => self.open_fresh(link),
+        }
+    }
+
+    /// Begins with a peer that has no history, or none that our log still continues.
+    fn open_fresh(&mut self, link: LinkId) {
+        // Everything a joiner copies is at least as new as this, and this cannot be lost again.
+        self.open_stream(link, self.meta.committed, self.meta.committed_epoch, true);
+    }
+
+    pub(crate) fn open_checked(&mut self, link: LinkId, end: Position, end_epoch: Epoch, bytes: &Bytes) {
+        if !matches!(self.phase, Phase::Serving) || !self.links.contains_key(&link) {
+            return;
+        }
+        match Header::decode(bytes) {
+            // While we looked, it was decided to give up the log there.
+            _ if end.lsn < self.meta.trimmed => self.open_fresh(link),
+            Ok(header) if header.lsn == end.lsn && header.previous == end.digest => {
+                self.open_stream(link, end, end_epoch, false);
+            }
+            _ => self.open_parted(link, end_epoch, end),
+        }
+    }
+
+    /// The peer's history is not a beginning of ours: where did they part?
+    fn open_parted(&mut self, link: LinkId, end_epoch: Epoch, end: Position) {
+        let epoch = self.meta.epoch;
+        let next = self
+            .meta
+            .lineage
+            .iter()
+            .find(|stretch| stretch.epoch > end_epoch)
+            .map(|stretch| stretch.from);
+        let message = match next {
+            // Even if our log there is gone: it checks that nothing of its own is lost, cuts, and is then sent a full sync.
+            Some(to) if to.lsn <= end.lsn => Message::CutBack { epoch, to },
+            _ => Message::Diverged {
+                epoch,
+                lineage: self.meta.lineage.clone(),
+            },
+        };
+        self.effects.push_back(Effect::Send { link, message });
+    }
+
+    fn open_stream(&mut self, link: LinkId, from: Position, from_epoch: Epoch, fresh: bool) {
+        let Some(Link {
+            peer,
+            ship: Some(ship),
+        }) = self.links.get_mut(&link)
+        else {
+            return;
+        };
+        let heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
+        let nothing = (Lsn(0), Lsn(0));
+        ship.stream = Some(Stream {
+            sent: from.lsn,
+            reading: false,
+            announced: nothing,
+            heartbeat_due,
+        });
+        if let Some(peer) = self.peers.get_mut(peer) {
+            // What it has need not be durable there: log is kept for it until it says so.
+            let durable = if fresh { from.lsn } else { self.meta.trimmed };
+            *peer = Peer {
+                appended: from.lsn,
+                synced: peer.synced,
+                link: Some(link),
+                ..Peer::remembered(durable)
+            };
+        }
+        let lineage = self
+            .meta
+            .lineage
+            .iter()
+            .filter(|stretch| stretch.from.lsn < from.lsn)
+            .cloned()
+            .collect();
+        let message = Message::Opened {
+            epoch: self.meta.epoch,
+            from,
+            from_epoch,
+            fresh,
+            lineage,
+        };
+        self.effects.push_back(Effect::Send { link, message });
+    }
+
+    fn streaming_links(&self) -> Vec<LinkId> {
+        let streaming = |link: &Link| link.ship.as_ref().is_some_and(|ship| ship.stream.is_some());
+        self.links
+            .iter()
+            .filter(|(_, link)| streaming(link))
+            .map(|(id, _)| *id)
+            .collect()
+    }
+
+    /// What was handed to the peer's link.
+    pub(crate) fn sent_to(&self, peer: &Peer) -> Option<Lsn> {
+        let ship = self.links.get(&peer.link?)?.ship.as_ref()?;
+        ship.stream.as_ref().map(|stream| stream.sent)
+    }
+
+    pub(crate) fn ship_due(&self) -> Option<Tick> {
+        let ships = self.links.values().filter_map(|link| link.ship.as_ref());
+        ships
+            .filter_map(|ship| ship.stream.as_ref())
+            .map(|stream| stream.heartbeat_due)
+            .min()
+    }
+
+    pub(crate) fn pump_ship(&mut self) {
+        if !matches!(self.phase, Phase::Serving) {
+            return;
+        }
+        let (appended, committed, trimmed) = (
+            self.marks.appended(),
+            self.marks.committed(),
+            self.marks.trimmed(),
+        );
+        for link in self.streaming_links() {
+            let Some(Link {
+                peer,
+                ship: Some(ship),
+            }) = self.links.get_mut(&link)
+            else {
+                continue;
+            };
+            let Some(stream) = &mut ship.stream else { continue };
+            let acknowledged = self.peers.get(peer).map_or(stream.sent, |peer| peer.appended);
+            if stream.sent < trimmed && !stream.reading {
+                // It was dropped and its log is gone: it must open again, and will begin anew.
+                self.close_ship(link);
+                continue;
+            }
+            let ready: Vec<Message> =
+                std::iter::from_fn(|| ship.replies.pop_front_if(|(end, _)| *end <= committed))
+                    .map(|(_, m)| m)
+                    .collect();
+            if let Some((end, _)) = ship.replies.front() {
+                self.log.want_flush(*end);
+            }
+            let more = stream.sent < appended && stream.sent.since(acknowledged) < WINDOW_BYTES;
+            let read = (more && !stream.reading).then_some(stream.sent);
+            stream.reading |= read.is_some();
+            let news = stream.announced != (committed, trimmed) || self.now >= stream.heartbeat_due;
+            if news {
+                stream.announced = (committed, trimmed);
+                stream.heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
+                let at = stream.sent;
+                // Bytes under way from a read that was begun earlier will carry their own position.
+                let message = Message::Log {
+                    at,
+                    committed,
+                    horizon: trimmed,
+                    bytes: Bytes::new(),
+                };
+                self.effects.push_back(Effect::Send { link, message });
+            }
+            for message in ready {
+                self.effects.push_back(Effect::Send { link, message });
+            }
+            if let Some(at) = read {
+                let id = self.io(Io::ShipRead { link, at });
+                let bytes_max = appended.since(at).min(CHUNK_BYTES) as usize;
+                self.effects.push_back(Effect::ReadLog { id, at, bytes_max });
+            }
+        }
+    }
+
+    pub(crate) fn ship_read(&mut self, link: LinkId, at: Lsn, bytes: Bytes) {
+        let (committed, trimmed) = (self.marks.committed(), self.marks.trimmed());
+        let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link) else {
+            return;
+        };
+        let Some(stream) = &mut ship.stream else { return };
+        stream.reading = false;
+        if bytes.is_empty() {
+            return self.close_ship(link);
+        }
+        stream.sent = at.advance(bytes.len() as u64);
+        stream.announced = (committed, trimmed);
+        stream.heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
+        let message = Message::Log {
+            at,
+            committed,
+            horizon: trimmed,
+            bytes,
+        };
+        self.effects.push_back(Effect::Send { link, message });
+    }
+
+    /// Tells every follower that this node is primary no more, except the successor, who is told so by its grant.
+    pub(crate) fn dismiss_followers(&mut self, successor: &NodeId) {
+        let links: Vec<(LinkId, NodeId)> = self
+            .links
+            .iter()
+            .filter(|(_, l)| l.ship.is_some())
+            .map(|(id, l)| (*id, l.peer.clone()))
+            .collect();
+        for (link, peer) in links {
+            if let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link) {
+                ship.stream = None;
+                ship.replies.clear();
+            }
+            if peer != *successor {
+                let message = Message::NotSource {
+                    epoch_seen: self.meta.epoch,
+                    primary: Some(successor.clone()),
+                };
+                self.effects.push_back(Effect::Send { link, message });
+            }
+        }
+    }
+
+    pub(crate) fn set_members(&mut self, id: CommandId, members: Vec<NodeId>) {
+        let own = self.config.node.clone();
+        let gone: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, link)| !members.contains(&link.peer))
+            .map(|(id, _)| *id)
+            .collect();
+        for link in gone {
+            let peer = self.links.get(&link).map(|link| link.peer.clone());
+            self.close_ship(link);
+            if let Some(peer) = peer {
+                self.follow_down(Some(link), &peer);
+            }
+        }
+        self.peers.retain(|peer, _| members.contains(peer));
+        for member in members.iter().filter(|member| **member != own) {
+            // One that joins has no history yet: the log is kept for it once it has opened a stream.
+            let joining = Peer {
+                counts: false,
+                ..Peer::remembered(self.marks.trimmed())
+            };
+            self.peers.entry(member.clone()).or_insert(joining);
+        }
+        if self
+            .follow
+            .hint
+            .as_ref()
+            .is_some_and(|hint| !members.contains(hint))
+        {
+            self.follow.hint = None;
+        }
+        self.config.members = members;
+        self.answer(id, Ok(crate::Answer::Done));
+    }
+
+    /// How far the log may be given up, and who is dropped when it has grown too long.
+    pub(crate) fn pump_horizon(&mut self) {
+        if matches!(self.phase, Phase::Scanning(_)) || self.follow.is_cutting() {
+            return;
+        }
+        let serving = matches!(self.phase, Phase::Serving);
+        let held_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
+        if serving && held_bytes > self.config.log_bytes_max {
+            let slowest = self
+                .peers
+                .iter()
+                .filter(|(_, p)| p.counts)
+                .min_by_key(|(_, p)| p.committed);
+            // Only a peer that is behind our own write-back holds the log; else trimming has just to catch up.
+            if let Some((node, peer)) = slowest
+                && peer.committed < self.marks.written_back()
+                && self.log.sealed.lsn.since(peer.committed) > self.config.log_bytes_max / 2
+            {
+                let node = node.clone();
+                if let Some(peer) = self.peers.get_mut(&node) {
+                    peer.counts = false;
+                }
+                self.notice(Notice::PeerDropped {
+                    peer: node,
+                    held_bytes,
+                });
+            }
+        }
+        let needed = if serving {
+            self.peers
+                .values()
+                .filter(|peer| peer.counts)
+                .map(|peer| peer.committed)
+                .min()
+        } else {
+            // A replica may become primary: it keeps what any member may still need, as its source tells.
+            Some(self.follow.horizon)
+        };
+        let horizon = needed.map_or(self.marks.written_back(), |needed| {
+            needed.min(self.marks.written_back())
+        });
+        let step = (self.config.log_bytes_max / 64).clamp(4096, 16 << 20);
+        if horizon.since(self.meta.trimmed) >= step && !self.is_saving() {
+            self.meta.trimmed = horizon;
+            self.save(Then::Nothing);
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! How does a replica stand? Figures for people and planners.
+
+use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorOffset, Tick};
+
+use crate::engine::{Engine, Phase};
+use crate::lineage::{Position, Stretch};
+use crate::meta::SyncState;
+use crate::watermark::Watermarks;
+
+/// One replica as it sees itself and, as primary, its peers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its role.
+    pub role: Role,
+    /// In one word.
+    pub state: ReplicaState,
+    /// Why, when the state needs a reason.
+    pub reason: Option<String>,
+    /// Own epoch as primary, else the highest heard of.
+    pub epoch: Epoch,
+    /// Where the primary is thought to be (this node itself, when it is).
+    pub primary: Option<NodeId>,
+    /// Whether guests are served here.
+    pub serving: bool,
+    /// Positions in the log.
+    pub watermarks: Watermarks,
+    /// End of the log and its digest.
+    pub tip: Position,
+    /// Who wrote what.
+    pub lineage: Vec<Stretch>,
+    /// Sectors settled by a running full sync; the volume's length when whole.
+    pub synced: SectorOffset,
+    /// Bytes that differed in the running or last full sync.
+    pub sync_copied_bytes: u64,
+    /// Bytes in memory that are not yet on the disk.
+    pub shadow_bytes: u64,
+    /// Guest requests waiting for memory or at the gate.
+    pub waiting_requests: u64,
+    /// Longest wait at the gate of a hand-over so far, in microseconds.
+    pub gate_micros_max: u64,
+    /// As primary: the other members.
+    pub peers: Vec<PeerStatus>,
+}
+
+/// Where guests are served, as this replica knows it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// Where the primary is thought to be (this node itself, when it is).
+    pub primary: Option<NodeId>,
+    /// Own epoch as primary, else the highest heard of.
+    pub epoch: Epoch,
+    /// Whether guests are served here.
+    pub serving: bool,
+}
+
+/// A peer as its primary sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PeerStatus {
+    /// Who.
+    pub node: NodeId,
+    /// In one word.
+    pub state: ReplicaState,
+    /// Log handed to its link.
+    pub sent: Lsn,
+    /// Durable in its log.
+    pub peer_committed: Lsn,
+    /// On its disk.
+    pub peer_replayed: Lsn,
+    /// Log it does not have durably.
+    pub lag_bytes: u64,
+    /// Age of the oldest write it does not have durably, in microseconds; 0 when it has all.
+    pub lag_micros: u64,
+    /// Sectors settled by its full sync; the volume's length when whole.
+    pub synced: SectorOffset,
+}
+
+/// A replica that was behind for less than this is up to date: under load some bytes are always on their way.
+const UPTODATE_MICROS: u64 = 1_000_000;
+
+impl Engine {
+    /// How we stand.
+    pub fn status(&self, now: Tick) -> Status {
+        let now = self.now.max(now);
+        let (state, reason) = self.state();
+        let peers = if self.meta.role == Role::Primary {
+            self.peers
+                .iter()
+                .map(|(node, peer)| self.peer_status(now, node, peer))
+                .collect()
+        } else {
+            Vec::new()
+        };
+        Status {
+            role: self.meta.role,
+            state,
+            reason,
+            epoch: self.meta.epoch,
+            primary: self.primary_hint(),
+            serving: matches!(self.phase, Phase::Serving),
+            watermarks: self.marks,
+            tip: self.log.appended,
+            lineage: self.meta.lineage.clone(),
+            synced: self.synced(),
+            sync_copied_bytes: self.sync_copied_bytes,
+            shadow_bytes: self.shadow.bytes(),
+            waiting_requests: self.guests.waiting.len() as u64,
+            gate_micros_max: self.gate_micros_max,
+            peers,
+        }
+    }
+
+    /// The part of the status that doors live by: cheap enough to be asked after every batch of events.
+    pub fn standing(&self) -> Standing {
+        Standing {
+            primary: self.primary_hint(),
+            epoch: self.meta.epoch,
+            serving: matches!(self.phase, Phase::Serving),
+        }
+    }
+
+    /// Our epoch while our role is primary, whether we serve yet or not: what a guest's request is checked against.
+    pub fn primary_in(&self) -> Option<Epoch> {
+        (self.meta.role == Role::Primary).then_some(self.meta.epoch)
+    }
+
+    fn state(&self) -> (ReplicaState, Option<String>) {
+        let because = |text: &str| Some(text.to_owned());
+        match &self.phase {
+            Phase::Failed { state, reason } => (*state, Some(reason.clone())),
+            Phase::Scanning(_) => (ReplicaState::Detached, because("recovering: reading its log")),
+            Phase::Promoting { .. } => (ReplicaState::Detached, because("recovering: applying its log")),
+            Phase::Serving | Phase::Demoting => (ReplicaState::Uptodate, None),
+            Phase::Following => match (&self.follow.diverged, self.follow.source(), self.meta.sync) {
+                (Some(peer), _, _) => (
+                    ReplicaState::SplitBrain,
+                    Some(format!("its history and that of {peer} have parted")),
+                ),
+                (None, Some(_), SyncState::Whole) => {
+                    let known = self.follow.primary_committed;
+                    let caught_up = known > model::Lsn(0) && self.marks.committed() >= known;
+                    (
+                        if caught_up {
+                            ReplicaState::Uptodate
+                        } else {
+                            ReplicaState::Behind
+                        },
+                        None,
+                    )
+                }
+                (None, Some(_), _) => (ReplicaState::Syncing, None),
+                (None, None, SyncState::Whole) => (ReplicaState::Unreachable, because("it has no source")),
+                (None, None, _) => (
+                    ReplicaState::Inconsistent,
+                    because("its full sync waits for a source"),
+                ),
+            },
+        }
+    }
+
+    fn peer_status(&self, now: Tick, node: &NodeId, peer: &crate::ship::Peer) -> PeerStatus {
+        let sent = self.sent_to(peer);
+        let lag_bytes = self.marks.appended().since(peer.committed);
+        let lag_micros = self.lag_micros(now, peer.committed);
+        let state = match sent {
+            None => ReplicaState::Unreachable,
+            Some(_) if !peer.whole => ReplicaState::Syncing,
+            Some(_) if lag_micros <= UPTODATE_MICROS => ReplicaState::Uptodate,
+            Some(_) => ReplicaState::Behind,
+        };
+        PeerStatus {
+            node: node.clone(),
+            state,
+            sent: sent.unwrap_or(peer.appended),
+            peer_committed: peer.committed,
+            peer_replayed: peer.replayed,
+            lag_bytes,
+            lag_micros,
+            synced: peer.synced,
+        }
+    }
+}

@@ -1,0 +1,508 @@
+//! Does the engine do what its story says, when nothing goes wrong? Perfect disks and links, step by step.
+//!
+//! Faults belong to the simulator; here each test reads as one paragraph of the documentation.
+
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::{Bytes, BytesMut};
+use mars::{
+    Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, Effect, Engine, Event, GuestError,
+    GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, VolumeData,
+};
+use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, Tick, VolumeId, VolumeSize};
+
+const SIZE: u64 = 1 << 20;
+const FIRST: Epoch = Epoch { term: 1, start: 1 };
+
+struct Host {
+    engine: Engine,
+    config: Config,
+    log: Vec<u8>,
+    disk: Vec<u8>,
+    meta: Option<Meta>,
+    inbox: VecDeque<Event>,
+}
+
+/// Every host of one volume, with disks that answer at once and links that neither lose nor wait.
+struct World {
+    now: Tick,
+    hosts: BTreeMap<String, Host>,
+    links: BTreeMap<LinkId, (String, String)>,
+    next: u64,
+    replies: BTreeMap<RequestTag, Result<Reply, GuestError>>,
+    answers: BTreeMap<CommandId, Result<Answer, CommandError>>,
+    notices: Vec<(String, Notice)>,
+}
+
+fn node(name: &str) -> NodeId {
+    NodeId::new(name).unwrap()
+}
+
+fn range(start: u64, count: u64) -> SectorRange {
+    SectorRange::new(start, count).unwrap()
+}
+
+impl World {
+    fn new(primary: &str, secondaries: &[&str]) -> World {
+        let mut world = World {
+            now: Tick(0),
+            hosts: BTreeMap::new(),
+            links: BTreeMap::new(),
+            next: 0,
+            replies: BTreeMap::new(),
+            answers: BTreeMap::new(),
+            notices: Vec::new(),
+        };
+        let members: Vec<&str> = [primary].iter().chain(secondaries).copied().collect();
+        world.add(primary, &members, Birth::Primary { epoch: FIRST });
+        for secondary in secondaries {
+            world.add(secondary, &members, Birth::Secondary);
+        }
+        world
+    }
+
+    fn add(&mut self, name: &str, members: &[&str], birth: Birth) {
+        let config = Config {
+            volume: VolumeId(1),
+            node: node(name),
+            size: VolumeSize::new(SIZE).unwrap(),
+            members: members.iter().map(|name| node(name)).collect(),
+            shadow_bytes_max: 1 << 20,
+            log_bytes_max: 8 << 20,
+        };
+        let engine = Engine::create(self.now, config.clone(), birth);
+        let (log, disk) = (Vec::new(), vec![0; SIZE as usize]);
+        let host = Host {
+            engine,
+            config,
+            log,
+            disk,
+            meta: None,
+            inbox: VecDeque::new(),
+        };
+        self.hosts.insert(name.to_owned(), host);
+    }
+
+    /// The process dies and comes back; page cache and links do what they do.
+    fn restart(&mut self, name: &str) {
+        let gone: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, ends)| ends.0 == name || ends.1 == name)
+            .map(|(id, _)| *id)
+            .collect();
+        for link in gone {
+            self.drop_link(link);
+        }
+        let host = self.hosts.get_mut(name).unwrap();
+        host.inbox.clear();
+        host.engine = Engine::open(self.now, host.config.clone(), host.meta.clone().unwrap());
+    }
+
+    fn drop_link(&mut self, link: LinkId) {
+        let (a, b) = self.links.remove(&link).unwrap();
+        for (at, other) in [(&a, &b), (&b, &a)] {
+            let event = Event::LinkDown {
+                link: Some(link),
+                peer: node(other),
+            };
+            self.hosts.get_mut(at).unwrap().inbox.push_back(event);
+        }
+    }
+
+    /// Runs until nothing happens for `millis` of virtual time.
+    fn run(&mut self, millis: u64) {
+        let until = self.now.after_millis(millis);
+        loop {
+            let names: Vec<String> = self.hosts.keys().cloned().collect();
+            let mut idle = true;
+            for name in &names {
+                let host = self.hosts.get_mut(name).unwrap();
+                while let Some(event) = host.inbox.pop_front() {
+                    host.engine.handle(self.now, event);
+                    idle = false;
+                }
+                while let Some(effect) = self.hosts.get_mut(name).unwrap().engine.poll_effect() {
+                    self.perform(name, effect);
+                    idle = false;
+                }
+            }
+            if !idle {
+                continue;
+            }
+            let due = self
+                .hosts
+                .values()
+                .filter_map(|host| host.engine.poll_timeout())
+                .min();
+            match due {
+                Some(due) if due <= until => {
+                    assert!(due >= self.now.min(due));
+                    self.now = self.now.max(due).after_micros(1);
+                    for host in self.hosts.values_mut() {
+                        host.inbox.push_back(Event::Timer);
+                    }
+                }
+                _ => {
+                    self.now = until;
+                    return;
+                }
+            }
+        }
+    }
+
+    fn perform(&mut self, name: &str, effect: Effect) {
+        let host = self.hosts.get_mut(name).unwrap();
+        match effect {
+            Effect::AppendLog { at, bytes } => {
+                let at = at.0 as usize;
+                host.log.resize(at.max(host.log.len()), 0);
+                host.log.truncate(at);
+                host.log.extend_from_slice(&bytes);
+                host.inbox.push_back(Event::LogWritten {
+                    up_to: Lsn(host.log.len() as u64),
+                });
+            }
+            Effect::FlushLog { up_to } => host.inbox.push_back(Event::LogFlushed { up_to }),
+            Effect::ReadLog { id, at, bytes_max } => {
+                let from = (at.0 as usize).min(host.log.len());
+                let to = (from + bytes_max).min(host.log.len());
+                let bytes = Bytes::copy_from_slice(&host.log[from..to]);
+                host.inbox.push_back(Event::LogRead { id, bytes });
+            }
+            Effect::ResetLog { id, at, .. } => {
+                host.log.resize(at.0 as usize, 0);
+                host.inbox.push_back(Event::LogReset { id });
+            }
+            Effect::TrimLog { .. } => {}
+            Effect::ReadVolume { id, range } => {
+                let bytes = &host.disk[range.start.bytes() as usize..range.end().bytes() as usize];
+                let data = VolumeData::Data(Bytes::copy_from_slice(bytes));
+                host.inbox.push_back(Event::VolumeRead { id, data });
+            }
+            Effect::VolumeStatus { id, range } => {
+                let extents = vec![BlockExtent { range, data: true }];
+                host.inbox.push_back(Event::VolumeStatus { id, extents });
+            }
+            Effect::WriteVolume { id, range, data } => {
+                let mut flat = BytesMut::new();
+                data.iter().for_each(|piece| flat.extend_from_slice(piece));
+                flat.resize(range.len_bytes() as usize, 0);
+                host.disk[range.start.bytes() as usize..range.end().bytes() as usize].copy_from_slice(&flat);
+                host.inbox.push_back(Event::VolumeWritten { id });
+            }
+            Effect::FlushVolume { id } => host.inbox.push_back(Event::VolumeFlushed { id }),
+            Effect::SaveMeta { generation, meta } => {
+                host.meta = Some(Meta::decode(meta.encode()).unwrap());
+                host.inbox.push_back(Event::MetaSaved { generation });
+            }
+            Effect::Dial { peer } => {
+                let other = peer.as_str().to_owned();
+                if !self.hosts.contains_key(&other) {
+                    let event = Event::LinkDown { link: None, peer };
+                    return self.hosts.get_mut(name).unwrap().inbox.push_back(event);
+                }
+                self.next += 1;
+                let link = LinkId(self.next);
+                self.links.insert(link, (name.to_owned(), other.clone()));
+                let (up, accepted) = (
+                    Event::LinkUp {
+                        link,
+                        peer,
+                        dialled: true,
+                    },
+                    Event::LinkUp {
+                        link,
+                        peer: node(name),
+                        dialled: false,
+                    },
+                );
+                self.hosts.get_mut(name).unwrap().inbox.push_back(up);
+                self.hosts.get_mut(&other).unwrap().inbox.push_back(accepted);
+            }
+            Effect::Send { link, message } => {
+                let Some((a, b)) = self.links.get(&link) else {
+                    return;
+                };
+                let other = if a == name { b.clone() } else { a.clone() };
+                let message = Message::decode(message.encode().freeze()).unwrap();
+                self.hosts
+                    .get_mut(&other)
+                    .unwrap()
+                    .inbox
+                    .push_back(Event::Message { link, message });
+            }
+            Effect::Close { link } => {
+                if let Some((a, b)) = self.links.remove(&link) {
+                    let other = if a == name { b } else { a };
+                    let event = Event::LinkDown {
+                        link: Some(link),
+                        peer: node(name),
+                    };
+                    self.hosts.get_mut(&other).unwrap().inbox.push_back(event);
+                }
+            }
+            Effect::Complete { tag, result } => {
+                assert!(self.replies.insert(tag, result).is_none(), "answered twice");
+            }
+            Effect::Answer { id, result } => {
+                assert!(self.answers.insert(id, result).is_none(), "answered twice");
+            }
+            Effect::Notice(notice) => self.notices.push((name.to_owned(), notice)),
+        }
+    }
+
+    fn ask(&mut self, name: &str, request: GuestRequest) -> Result<Reply, GuestError> {
+        self.next += 1;
+        let tag = RequestTag(self.next);
+        self.hosts
+            .get_mut(name)
+            .unwrap()
+            .inbox
+            .push_back(Event::Guest { tag, request });
+        self.run(200);
+        self.replies.remove(&tag).expect("answered in time")
+    }
+
+    fn command(&mut self, name: &str, command: Command) -> Result<Answer, CommandError> {
+        self.next += 1;
+        let id = CommandId(self.next);
+        self.hosts
+            .get_mut(name)
+            .unwrap()
+            .inbox
+            .push_back(Event::Command { id, command });
+        self.run(500);
+        self.answers.remove(&id).expect("answered in time")
+    }
+
+    fn write(&mut self, name: &str, start: u64, count: u64, fill: u8) {
+        let data = Bytes::from(vec![fill; (count * 512) as usize]);
+        assert_eq!(
+            self.ask(
+                name,
+                GuestRequest::Write {
+                    range: range(start, count),
+                    data,
+                    fua: false
+                }
+            ),
+            Ok(Reply::Done)
+        );
+    }
+
+    fn read(&mut self, name: &str, start: u64, count: u64) -> Vec<u8> {
+        match self.ask(
+            name,
+            GuestRequest::Read {
+                range: range(start, count),
+            },
+        ) {
+            Ok(Reply::Data(data)) => data.to_vec(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn status(&self, name: &str) -> Status {
+        self.hosts[name].engine.status(self.now)
+    }
+
+    fn checksum(&mut self, name: &str) -> u128 {
+        match self.command(name, Command::Checksum) {
+            Ok(Answer::Checksum { digest, from, to }) => {
+                assert_eq!(from, to);
+                digest
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn hand_over(&mut self, from: &str, to: &str) -> Result<Answer, CommandError> {
+        self.command(
+            from,
+            Command::HandOver {
+                to: node(to),
+                gate_micros_max: 1_000_000,
+            },
+        )
+    }
+}
+
+#[test]
+fn a_lone_primary_serves_and_recovers() {
+    let mut world = World::new("a", &[]);
+    world.run(10);
+    world.write("a", 3, 5, 7);
+    world.write("a", 4, 1, 8);
+    assert_eq!(
+        world.ask(
+            "a",
+            GuestRequest::Discard {
+                range: range(7, 1),
+                fua: true
+            }
+        ),
+        Ok(Reply::Done)
+    );
+    let want = [[7; 512], [8; 512], [7; 512], [7; 512], [0; 512]].concat();
+    assert_eq!(world.read("a", 3, 5), want);
+    world.restart("a");
+    assert_eq!(world.read("a", 3, 5), want);
+    assert_eq!(world.status("a").epoch, Epoch { term: 1, start: 2 });
+    world.run(1000);
+    assert_eq!(&world.hosts["a"].disk[3 * 512..8 * 512], &want[..]);
+}
+
+#[test]
+fn a_replica_is_synced_then_follows() {
+    let mut world = World::new("a", &["b"]);
+    world.write("a", 0, 8, 1);
+    world.run(1000);
+    assert_eq!(world.status("b").state, ReplicaState::Uptodate);
+    world.write("a", 100, 300, 2);
+    world.run(1000);
+    assert_eq!(world.hosts["a"].disk, world.hosts["b"].disk);
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+    let status = world.status("a");
+    assert_eq!(
+        (status.peers[0].state, status.peers[0].lag_bytes),
+        (ReplicaState::Uptodate, 0)
+    );
+    let refused = world.ask("b", GuestRequest::Flush);
+    assert_eq!(
+        refused,
+        Err(GuestError::NotPrimary {
+            hint: Some(node("a")),
+            granted: None
+        })
+    );
+}
+
+#[test]
+fn a_join_copies_only_what_differs() {
+    let mut world = World::new("a", &[]);
+    world.write("a", 0, 256, 1);
+    world.write("a", 1024, 128, 2);
+    world.run(1000);
+    world.add("b", &["a", "b"], Birth::Secondary);
+    // One of the two 64-KiB extents at the front is already there.
+    world.hosts.get_mut("b").unwrap().disk[..128 * 512].fill(1);
+    assert_eq!(
+        world.command(
+            "a",
+            Command::SetMembers {
+                members: vec![node("a"), node("b")]
+            }
+        ),
+        Ok(Answer::Done)
+    );
+    world.run(3000);
+    assert_eq!(world.status("b").state, ReplicaState::Uptodate);
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+    assert!(world.notices.contains(&(
+        "b".to_owned(),
+        Notice::SyncFinished {
+            copied_bytes: 2 * 65536
+        }
+    )));
+}
+
+#[test]
+fn the_primary_moves_round_and_round() {
+    let mut world = World::new("a", &["b", "c"]);
+    world.run(2000);
+    let mut fill = 0;
+    for round in 0..3u32 {
+        for (from, to) in [("a", "b"), ("b", "c"), ("c", "a")] {
+            fill += 1;
+            world.write(from, u64::from(fill), 2, fill);
+            let answer = world.hand_over(from, to).unwrap();
+            assert!(
+                matches!(answer, Answer::HandedOver { epoch, .. } if epoch.start == 1),
+                "{round}: {answer:?}"
+            );
+            world.run(500);
+            assert_eq!(world.status(to).role, Role::Primary);
+            assert_eq!(world.status(from).role, Role::Secondary);
+            assert_eq!(world.read(to, u64::from(fill), 2), vec![fill; 1024]);
+            assert!(matches!(
+                world.ask(from, GuestRequest::Flush),
+                Err(GuestError::NotPrimary { .. })
+            ));
+        }
+    }
+    world.run(2000);
+    let digest = world.checksum("a");
+    assert_eq!((world.checksum("b"), world.checksum("c")), (digest, digest));
+    let tip = world.status("a").tip;
+    assert_eq!((world.status("b").tip, world.status("c").tip), (tip, tip));
+}
+
+#[test]
+fn a_hand_over_is_refused_with_a_reason() {
+    let mut world = World::new("a", &["b"]);
+    assert!(matches!(
+        world.hand_over("a", "z"),
+        Err(CommandError::NotMember { .. })
+    ));
+    assert_eq!(world.hand_over("b", "a"), Err(CommandError::NotPrimary));
+    world.run(1000);
+    world.hosts.remove("b");
+    let links: Vec<LinkId> = world.links.keys().copied().collect();
+    for link in links {
+        world.links.remove(&link);
+        let event = Event::LinkDown {
+            link: Some(link),
+            peer: node("b"),
+        };
+        world.hosts.get_mut("a").unwrap().inbox.push_back(event);
+    }
+    assert!(matches!(
+        world.hand_over("a", "b"),
+        Err(CommandError::NotReady { .. })
+    ));
+    world.write("a", 0, 1, 1);
+}
+
+#[test]
+fn a_replica_that_was_away_catches_up() {
+    let mut world = World::new("a", &["b"]);
+    world.run(1000);
+    for round in 0..20 {
+        world.write("a", round, 8, round as u8 + 1);
+        world.restart("b");
+    }
+    world.restart("a");
+    world.run(3000);
+    assert_eq!(world.status("b").state, ReplicaState::Uptodate);
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+}
+
+#[test]
+fn a_damaged_log_is_not_applied() {
+    let mut world = World::new("a", &["b"]);
+    world.run(1000);
+    world.write("a", 0, 8, 1);
+    world.run(1000);
+    let host = world.hosts.get_mut("b").unwrap();
+    let mut meta = host.meta.clone().unwrap();
+    // As if the last write had not been written back when the host went down, and its log rotted meanwhile.
+    let status = host.engine.status(Tick(0));
+    meta.written_back = mars::Position {
+        lsn: meta.lineage[0].from.lsn,
+        digest: meta.lineage[0].from.digest,
+    };
+    meta.trimmed = meta.written_back.lsn;
+    meta.touched = meta.touched.max(meta.written_back.lsn);
+    assert!(meta.committed.lsn <= status.tip.lsn);
+    let at = meta.committed.lsn.0 as usize - 100;
+    host.log[at] ^= 1;
+    host.disk.fill(0);
+    host.meta = Some(meta);
+    world.restart("b");
+    world.run(2000);
+    assert_eq!(world.status("b").state, ReplicaState::DefectiveLog);
+    assert_eq!(&world.hosts["b"].disk[..4096], &[0; 4096]);
+}

@@ -1,0 +1,46 @@
+//! Where do a replica's log, contents and memory lie? Behind one small trait: files, or memory for tests.
+
+pub mod file;
+mod lock;
+mod log;
+mod log_writer;
+pub mod memory;
+mod meta;
+mod volume;
+mod workers;
+
+use bytes::Bytes;
+use mars::{IoId, Meta};
+use model::{Lsn, SectorRange};
+
+pub use file::FileDisk;
+pub(crate) use lock::lock_path;
+pub use memory::MemoryDisk;
+
+/// Carries out the disk effects of one engine; the methods are those effects, in words of `mars::Effect`.
+///
+/// Every call returns at once; answers arrive as events in the inbox given at construction, failures as
+/// `DiskFailed`. Calls on the log take effect in the order made, so do saves of the meta, and so do calls on the volume
+/// whose ranges overlap. Dropping a disk carries out what was asked and waits for it.
+pub trait Disk: Send {
+    /// Write to the log at its end.
+    fn append_log(&mut self, at: Lsn, bytes: Bytes);
+    /// Make all appends durable.
+    fn flush_log(&mut self, up_to: Lsn);
+    /// Read from the log.
+    fn read_log(&mut self, id: IoId, at: Lsn, bytes_max: usize);
+    /// Cut the log at `at`, or (without `keep`) begin it anew there.
+    fn reset_log(&mut self, id: IoId, at: Lsn, keep: bool);
+    /// Give log space back.
+    fn trim_log(&mut self, up_to: Lsn);
+    /// Read contents.
+    fn read_volume(&mut self, id: IoId, range: SectorRange);
+    /// Tell data from holes.
+    fn volume_status(&mut self, id: IoId, range: SectorRange);
+    /// Write contents; no pieces at all: zeroes.
+    fn write_volume(&mut self, id: IoId, range: SectorRange, data: Vec<Bytes>);
+    /// Make contents durable.
+    fn flush_volume(&mut self, id: IoId);
+    /// Replace the replica's memory.
+    fn save_meta(&mut self, generation: u64, meta: Box<Meta>);
+}

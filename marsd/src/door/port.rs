@@ -1,0 +1,121 @@
+//! What does a door need from the rest of marsd? Two narrow traits, so that doors are tested without an engine.
+
+use std::collections::HashMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use mars::{GuestError, GuestRequest, Reply, Standing};
+use model::{Epoch, VolumeId};
+use tokio::sync::watch;
+
+/// Called once with the answer to a request, from any thread; must not block.
+pub type Done = Box<dyn FnOnce(Result<Reply, GuestError>) + Send>;
+
+/// Resolves when all is quiet.
+pub type Quiet = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Where a door's guests send their requests: a volume that is always there, wherever its primary is.
+pub trait Guests: Send + Sync + 'static {
+    /// Asks; the range is on the volume and data has its length. `done` may be called before this returns.
+    fn ask(&self, request: GuestRequest, done: Done);
+
+    /// A guest is there, until as many [`Guests::left`] have been said.
+    fn came(&self);
+
+    /// A guest has left; what it has not flushed is flushed, what it was not answered may still be done.
+    fn left(&self);
+
+    /// Resolves when nothing that was asked can be done any more, or other guests are there and it does not matter.
+    fn quiet(&self) -> Quiet;
+
+    /// Longest time any request has waited while the primary moved, in microseconds.
+    fn pause_micros_max(&self) -> u64;
+}
+
+/// The replica here, behind the loop that drives its engine.
+pub trait PrimaryPort: Send + Sync + 'static {
+    /// Hands a request to the engine; `done` gets its answer, from any thread, perhaps before this returns.
+    ///
+    /// The loop asks [`Admission::admits`] with the engine's role of that very moment, directly before the engine sees
+    /// the request, and answers `NotPrimary { hint, granted: None }` instead when it does not admit; so a connection that
+    /// has been replaced does nothing more, and neither does one from an earlier time as primary.
+    fn submit(&self, admission: &Admission, request: GuestRequest, done: Done);
+
+    /// How the replica stands ([`mars::Engine::standing`] after each batch of events), and every change of it.
+    fn standing(&self) -> watch::Receiver<Standing>;
+}
+
+/// The newest generation of one session's connections to one volume on this node.
+#[derive(Debug, Default)]
+pub struct Gate(AtomicU64);
+
+impl Gate {
+    /// A connection of this generation wants in: true if none newer has come, and then none older gets through any more.
+    pub fn raise(&self, generation: u64) -> bool {
+        self.0.fetch_max(generation, Ordering::SeqCst) <= generation
+    }
+}
+
+/// The gates of all sessions that have connections here.
+#[derive(Debug, Default)]
+pub struct Gates(Mutex<HashMap<(VolumeId, u64), Weak<Gate>>>);
+
+impl Gates {
+    /// The gate of a session. It is forgotten with the last connection and request that hold it: until then anything
+    /// that came over an older connection could still be on its way, afterwards nothing can.
+    pub fn of(&self, volume: VolumeId, session: u64) -> Arc<Gate> {
+        let mut gates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        gates.retain(|_, gate| gate.strong_count() > 0);
+        let known = gates.get(&(volume, session)).and_then(Weak::upgrade);
+        known.unwrap_or_else(|| {
+            let gate = Arc::new(Gate::default());
+            gates.insert((volume, session), Arc::downgrade(&gate));
+            gate
+        })
+    }
+}
+
+/// The right of one connection to have its requests done: until a newer one takes its place or the epoch changes.
+#[derive(Clone, Debug)]
+pub struct Admission {
+    gate: Arc<Gate>,
+    generation: u64,
+    epoch: Epoch,
+}
+
+impl Admission {
+    /// For a connection of `generation`, accepted while this node was primary in `epoch`; raises the gate.
+    /// `None` when a newer connection has been accepted before.
+    pub fn new(gate: Arc<Gate>, generation: u64, epoch: Epoch) -> Option<Admission> {
+        gate.raise(generation).then_some(Admission {
+            gate,
+            generation,
+            epoch,
+        })
+    }
+
+    /// Whether a request may go to the engine; `primary_in` is [`mars::Engine::primary_in`];
+    /// without the role, the engine refuses by itself, and knows best why.
+    pub fn admits(&self, primary_in: Option<Epoch>) -> bool {
+        primary_in.is_none_or(|epoch| epoch == self.epoch)
+            && self.gate.0.load(Ordering::SeqCst) == self.generation
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_newest_connection_of_the_present_epoch_is_admitted() {
+        let gate = Arc::new(Gate::default());
+        let (one, two) = (Epoch { term: 1, start: 1 }, Epoch { term: 2, start: 1 });
+        let old = Admission::new(gate.clone(), 1, one).expect("the first");
+        assert!(old.admits(Some(one)) && !old.admits(Some(two)) && old.admits(None));
+        let new = Admission::new(gate.clone(), 3, one).expect("newer");
+        assert!(!old.admits(Some(one)) && !old.admits(None) && new.admits(Some(one)));
+        assert!(Admission::new(gate, 2, one).is_none());
+        assert!(new.admits(Some(one)));
+    }
+}

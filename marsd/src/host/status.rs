@@ -1,0 +1,124 @@
+//! How does everything on this host stand? The engines' figures in words of the control protocol.
+
+use api::control::{HostStatus, PeerStatus, ReplicaStatus, VolumeStatus};
+use mars::Status;
+use model::{Role, VolumeId};
+
+use super::{Host, Replica, Reply, not_found};
+use crate::run::VolumeHandle;
+
+impl Host {
+    pub(super) async fn status(&self, only: Option<VolumeId>) -> Reply<HostStatus> {
+        let mut waiting = Vec::new();
+        {
+            let volumes = self.volumes();
+            if let Some(id) = only.filter(|id| !volumes.contains_key(id)) {
+                return not_found(id);
+            }
+            for (id, volume) in volumes
+                .iter()
+                .filter(|(id, _)| only.is_none_or(|only| only == **id))
+            {
+                let status = VolumeStatus {
+                    volume: id.to_string(),
+                    name: volume.spec.name.clone(),
+                    size_bytes: volume.spec.size_bytes,
+                    members: volume.spec.members.clone(),
+                    doors: volume.doors.status(),
+                    replica: None,
+                };
+                let disk = volume.spec.replica.as_ref().map(|replica| replica.disk.clone());
+                let replica = match &volume.replica {
+                    Replica::Remote => None,
+                    Replica::Running(running) => Some(Ok(running.handle().clone())),
+                    Replica::Broken(reason) => Some(Err(reason.clone())),
+                };
+                waiting.push((status, disk.unwrap_or_default(), replica));
+            }
+        }
+        let mut volumes = Vec::with_capacity(waiting.len());
+        for (mut status, disk, replica) in waiting {
+            status.replica = match replica {
+                None => None,
+                Some(Ok(handle)) => running(&handle, status.size_bytes, disk).await,
+                Some(Err(reason)) => Some(broken(reason, disk)),
+            };
+            volumes.push(status);
+        }
+        Ok(HostStatus {
+            node: self.links.identity().map(|identity| identity.node.to_string()),
+            peer_addr: self.listening_on(),
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            volumes,
+        })
+    }
+}
+
+/// `None` when it was stopped at this moment.
+async fn running(handle: &VolumeHandle, size_bytes: u64, disk: String) -> Option<ReplicaStatus> {
+    let status = handle.status().await?;
+    Some(shown(&status, size_bytes, disk))
+}
+
+fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
+    let percent = |synced: model::SectorOffset| 100.0 * synced.bytes() as f64 / size_bytes as f64;
+    ReplicaStatus {
+        role: status.role.to_string(),
+        state: status.state.to_string(),
+        reason: status.reason.clone(),
+        epoch: status.epoch.term,
+        epoch_start: status.epoch.start,
+        primary: status.primary.as_ref().map(ToString::to_string),
+        disk,
+        trimmed_lsn: status.watermarks.trimmed().0,
+        written_back_lsn: status.watermarks.written_back().0,
+        touched_lsn: status.watermarks.touched().0,
+        committed_lsn: status.watermarks.committed().0,
+        appended_lsn: status.watermarks.appended().0,
+        chain_digest: status.tip.digest.to_string(),
+        sync_percent: percent(status.synced),
+        sync_copied_bytes: status.sync_copied_bytes,
+        shadow_bytes: status.shadow_bytes,
+        waiting_requests: status.waiting_requests,
+        gate_micros_max: status.gate_micros_max,
+        peers: status
+            .peers
+            .iter()
+            .map(|peer| PeerStatus {
+                node: peer.node.to_string(),
+                state: peer.state.to_string(),
+                sent_lsn: peer.sent.0,
+                committed_lsn: peer.peer_committed.0,
+                replayed_lsn: peer.peer_replayed.0,
+                lag_bytes: peer.lag_bytes,
+                lag_seconds: peer.lag_micros as f64 / 1e6,
+                sync_percent: percent(peer.synced),
+            })
+            .collect(),
+    }
+}
+
+/// A replica that should run and cannot: nothing is known of it but that.
+fn broken(reason: String, disk: String) -> ReplicaStatus {
+    ReplicaStatus {
+        role: Role::Secondary.to_string(),
+        state: model::ReplicaState::Detached.to_string(),
+        reason: Some(reason),
+        epoch: 0,
+        epoch_start: 0,
+        primary: None,
+        disk,
+        trimmed_lsn: 0,
+        written_back_lsn: 0,
+        touched_lsn: 0,
+        committed_lsn: 0,
+        appended_lsn: 0,
+        chain_digest: mars::Digest::default().to_string(),
+        sync_percent: 0.0,
+        sync_copied_bytes: 0,
+        shadow_bytes: 0,
+        waiting_requests: 0,
+        gate_micros_max: 0,
+        peers: Vec::new(),
+    }
+}

@@ -1,0 +1,275 @@
+//! How does one volume run? A loop in a thread of its own: drain what has happened, apply it, perform what follows.
+//!
+//! The engine decides, this loop only carries: inputs come from doors, disks, links and operators through one channel
+//! and everything that is ready is applied before the first effect is taken, so load turns into batches. Nothing here
+//! blocks on a disk or a link.
+
+mod input;
+mod notice;
+
+use std::collections::HashMap;
+use std::io;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError};
+use mars::{
+    Answer, Birth, CommandError, CommandId, Effect, Engine, Event, GuestError, LinkId, Meta, RequestTag,
+    Standing,
+};
+use model::{NodeId, Tick};
+use tokio::sync::{oneshot, watch};
+use tracing::{Span, info};
+
+pub(crate) use input::Input;
+pub use input::{Inbox, VolumeHandle};
+
+use crate::disk::Disk;
+use crate::door::port::Done;
+use crate::link::Outgoing;
+use crate::thread;
+
+/// Starts a connection to a member; answered by `LinkUp` or `LinkDown` in the volume's inbox.
+pub(crate) type Dial = Box<dyn Fn(NodeId) + Send>;
+
+/// How the engine begins.
+pub(crate) enum Begin {
+    /// With what it remembers.
+    Open(Box<Meta>),
+    /// Without any state.
+    Create(Birth),
+}
+
+/// The thread of a running volume.
+pub(crate) struct Running {
+    handle: VolumeHandle,
+    thread: JoinHandle<()>,
+}
+
+impl Running {
+    /// Starts the loop; `inputs` is the other end of the inbox that `disk` and all others were given.
+    ///
+    /// Errors: there is no room for a thread.
+    pub fn start(
+        config: mars::Config,
+        begin: Begin,
+        inbox: Inbox,
+        inputs: Receiver<Input>,
+        disk: Box<dyn Disk>,
+        dial: Dial,
+    ) -> io::Result<Running> {
+        let engine = match begin {
+            Begin::Open(meta) => Engine::open(Tick(0), config.clone(), *meta),
+            Begin::Create(birth) => Engine::create(Tick(0), config.clone(), birth),
+        };
+        let (standing, watched) = watch::channel(engine.standing());
+        let handle = VolumeHandle::new(config.volume, config.size, inbox, watched);
+        let body = move || Loop::new(engine, disk, dial, standing).run(&inputs);
+        let thread = thread::spawn("marsd-loop", Span::current(), body)?;
+        Ok(Running { handle, thread })
+    }
+
+    /// For doors and operators.
+    pub fn handle(&self) -> &VolumeHandle {
+        &self.handle
+    }
+
+    /// Ends the loop and waits until the disk has carried out what it was asked. Blocks.
+    pub fn stop(self) {
+        self.handle.inbox().send(Input::Stop);
+        self.thread.join().expect("a panic there has ended the process");
+    }
+}
+
+struct Loop {
+    engine: Engine,
+    started: Instant,
+    disk: Box<dyn Disk>,
+    dial: Dial,
+    links: HashMap<LinkId, (NodeId, Outgoing)>,
+    standing: watch::Sender<Standing>,
+    guests: HashMap<RequestTag, Done>,
+    commands: HashMap<CommandId, oneshot::Sender<Result<Answer, CommandError>>>,
+    next_tag: u64,
+    stopping: bool,
+}
+
+impl Loop {
+    fn new(engine: Engine, disk: Box<dyn Disk>, dial: Dial, standing: watch::Sender<Standing>) -> Loop {
+        Loop {
+            engine,
+            started: Instant::now(),
+            disk,
+            dial,
+            links: HashMap::new(),
+            standing,
+            guests: HashMap::new(),
+            commands: HashMap::new(),
+            next_tag: 0,
+            stopping: false,
+        }
+    }
+
+    fn run(mut self, inputs: &Receiver<Input>) {
+        while !self.stopping {
+            while let Some(effect) = self.engine.poll_effect() {
+                self.perform(effect);
+            }
+            self.show_standing();
+            let Some(first) = self.wait(inputs) else { continue };
+            self.apply(first);
+            // Only what is ready now: a flood of requests must not keep effects from being performed.
+            for _ in 0..inputs.len() {
+                if let Ok(input) = inputs.try_recv() {
+                    self.apply(input);
+                }
+            }
+        }
+    }
+
+    fn now(&self) -> Tick {
+        Tick(self.started.elapsed().as_micros() as u64)
+    }
+
+    /// The next input, or `None` after the engine's timer was due and was told.
+    fn wait(&mut self, inputs: &Receiver<Input>) -> Option<Input> {
+        let Some(due) = self.engine.poll_timeout() else {
+            // The loop holds no inbox, but its disk does: the channel cannot close before the loop ends.
+            return inputs.recv().ok().or(Some(Input::Stop));
+        };
+        let now = self.now();
+        if now >= due {
+            self.engine.handle(now, Event::Timer);
+            return inputs.try_recv().ok();
+        }
+        match inputs.recv_timeout(Duration::from_micros(due.micros_since(now))) {
+            Ok(input) => Some(input),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => Some(Input::Stop),
+        }
+    }
+
+    fn show_standing(&self) {
+        let now = self.engine.standing();
+        self.standing.send_if_modified(|shown| {
+            let changed = *shown != now;
+            *shown = now;
+            changed
+        });
+    }
+
+    fn tag(&mut self) -> u64 {
+        self.next_tag += 1;
+        self.next_tag
+    }
+
+    fn apply(&mut self, input: Input) {
+        let now = self.now();
+        match input {
+            Input::Event(event) => self.engine.handle(now, event),
+            Input::Guest {
+                admission,
+                request,
+                done,
+            } => {
+                if admission.is_some_and(|admission| !admission.admits(self.engine.primary_in())) {
+                    let hint = self.engine.standing().primary;
+                    return done(Err(GuestError::NotPrimary { hint, granted: None }));
+                }
+                let tag = RequestTag(self.tag());
+                self.guests.insert(tag, done);
+                self.engine.handle(now, Event::Guest { tag, request });
+            }
+            Input::Command { command, answer } => {
+                let id = CommandId(self.tag());
+                self.commands.insert(id, answer);
+                info!(?command, "asked by an operator");
+                self.engine.handle(now, Event::Command { id, command });
+            }
+            // Whoever asked may have given up.
+            Input::Status { answer } => drop(answer.send(self.engine.status(now))),
+            Input::LinkUp {
+                link,
+                peer,
+                dialled,
+                outgoing,
+            } => {
+                self.links.insert(link, (peer.clone(), outgoing));
+                self.engine.handle(now, Event::LinkUp { link, peer, dialled });
+            }
+            Input::LinkDown { link, peer } => {
+                // A link that the engine closed itself is not there any more.
+                if self.links.remove(&link).is_some() {
+                    self.engine.handle(
+                        now,
+                        Event::LinkDown {
+                            link: Some(link),
+                            peer,
+                        },
+                    );
+                }
+            }
+            Input::Message {
+                link,
+                message,
+                permit,
+            } => {
+                if self.links.contains_key(&link) {
+                    self.engine.handle(now, Event::Message { link, message });
+                }
+                drop(permit);
+            }
+            Input::Stop => self.stopping = true,
+        }
+    }
+
+    fn perform(&mut self, effect: Effect) {
+        match effect {
+            Effect::AppendLog { at, bytes } => self.disk.append_log(at, bytes),
+            Effect::FlushLog { up_to } => self.disk.flush_log(up_to),
+            Effect::ReadLog { id, at, bytes_max } => self.disk.read_log(id, at, bytes_max),
+            Effect::ResetLog { id, at, keep } => self.disk.reset_log(id, at, keep),
+            Effect::TrimLog { up_to } => self.disk.trim_log(up_to),
+            Effect::ReadVolume { id, range } => self.disk.read_volume(id, range),
+            Effect::VolumeStatus { id, range } => self.disk.volume_status(id, range),
+            Effect::WriteVolume { id, range, data } => self.disk.write_volume(id, range, data),
+            Effect::FlushVolume { id } => self.disk.flush_volume(id),
+            Effect::SaveMeta { generation, meta } => self.disk.save_meta(generation, meta),
+            Effect::Dial { peer } => (self.dial)(peer),
+            Effect::Send { link, message } => {
+                if let Some((peer, outgoing)) = self.links.get(&link)
+                    && !outgoing.send(message)
+                {
+                    let peer = peer.clone();
+                    self.links.remove(&link);
+                    let now = self.now();
+                    self.engine.handle(
+                        now,
+                        Event::LinkDown {
+                            link: Some(link),
+                            peer,
+                        },
+                    );
+                }
+            }
+            Effect::Close { link } => {
+                self.links.remove(&link);
+            }
+            Effect::Complete { tag, result } => {
+                if let Some(done) = self.guests.remove(&tag) {
+                    done(result);
+                }
+            }
+            Effect::Answer { id, result } => {
+                if let Some(answer) = self.commands.remove(&id) {
+                    // Whoever asked may have given up.
+                    drop(answer.send(result));
+                }
+            }
+            Effect::Notice(notice) => notice::log(notice),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

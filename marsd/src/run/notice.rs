@@ -1,0 +1,37 @@
+//! What does a volume's news look like in the log? One line each, as loud as it needs somebody to act.
+
+use mars::Notice;
+use model::Bytes;
+use tracing::{error, info, warn};
+
+/// Writes one notice; the thread's span says which volume and node.
+pub(crate) fn log(notice: Notice) {
+    match notice {
+        Notice::Recovered {
+            end,
+            replayed_bytes,
+            torn_bytes,
+        } => {
+            info!(end = end.lsn.0, digest = %end.digest, replayed_bytes, torn_bytes, "recovered from its log");
+        }
+        Notice::BecamePrimary { epoch } => info!(%epoch, "became primary"),
+        Notice::BecameSecondary { successor, epoch } => {
+            info!(%successor, %epoch, "became secondary; the role was granted");
+        }
+        Notice::Streaming { source, from } => info!(%source, from = from.0, "follows a source"),
+        Notice::SyncStarted { source } => info!(%source, "full sync has begun"),
+        Notice::SyncFinished { copied_bytes } => info!(copied = %Bytes(copied_bytes), "full sync has ended"),
+        Notice::CutBack { to, dropped_bytes } => {
+            info!(
+                to = to.0,
+                dropped_bytes, "dropped log that its primary had lost in a restart"
+            );
+        }
+        Notice::PeerDropped { peer, held_bytes } => {
+            warn!(%peer, held = %Bytes(held_bytes), "no longer keeps log for a replica that is too far behind");
+        }
+        Notice::SplitBrain { peer } => error!(%peer, "histories have parted (split brain)"),
+        Notice::DefectiveLog { at, reason } => error!(at = at.0, reason, "the log is damaged"),
+        Notice::Failed { error } => error!(%error, "out of service: disk or log failed"),
+    }
+}

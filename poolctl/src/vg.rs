@@ -1,0 +1,138 @@
+//! `poolctl vg`: where may hosts keep replicas?
+
+use std::path::PathBuf;
+
+use api::ApiError;
+use api::pool::{AddVg, RemoveVg, Vg};
+use clap::{Args, Subcommand};
+use model::{NodeId, VolumeName, parse_size};
+
+use crate::cli::Change;
+use crate::error::{Ending, say};
+use crate::job;
+use crate::output::{self, Field, Grid};
+use crate::run::Context;
+
+/// Verbs of `vg`.
+#[derive(Debug, Subcommand)]
+pub enum VgCommand {
+    Add(AddArgs),
+    List(ListArgs),
+    Remove(RemoveArgs),
+}
+
+/// Give a directory to the pool as a volume group
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl vg add vg0 --dir /srv/vg0 --size 500G
+
+Next: poolctl volume create web 10G --replicas 2")]
+pub struct AddArgs {
+    /// Name of the group; several hosts may each have one of the same name
+    name: VolumeName,
+    /// The directory: empty or already this group's; made if its parent exists
+    #[arg(long, value_name = "PATH")]
+    dir: PathBuf,
+    /// How much of it the pool may use, as in 500G, 1.5T [default: what its file system has free]
+    #[arg(long, value_parser = parse_size)]
+    size: Option<u64>,
+    /// The host [default: this one]
+    #[arg(long)]
+    node: Option<NodeId>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// List all volume groups of the pool
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl vg list
+
+Next: poolctl node list")]
+pub struct ListArgs {}
+
+/// Take a volume group without replicas out of the pool
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl vg remove vg0 --node c
+
+Next, if it still has replicas: poolctl volume leave VOLUME NODE or poolctl migrate VOLUME --from NODE --to OTHER")]
+pub struct RemoveArgs {
+    /// Name of the group
+    name: VolumeName,
+    /// The host [default: this one]
+    #[arg(long)]
+    node: Option<NodeId>,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// Answers `poolctl vg …`.
+pub async fn run(command: VgCommand, context: &Context) -> Result<Ending, ApiError> {
+    let output = context.output;
+    match command {
+        VgCommand::Add(args) => {
+            let request = AddVg {
+                name: args.name.to_string(),
+                node: args.node.map(|node| node.to_string()),
+                dir: absolute(args.dir)?,
+                size_bytes: args.size,
+                dry_run: args.change.dry_run,
+            };
+            let changed = context.client.vg_add(&request).await?;
+            job::show_change(&changed, output)?;
+            if !changed.dry_run {
+                say("next: poolctl volume create NAME SIZE --replicas 2", output);
+            }
+        }
+        VgCommand::List(ListArgs {}) => {
+            let vgs = context.client.vgs().await?;
+            match output.is_json() {
+                true => output.object(&vgs)?,
+                false if vgs.vgs.is_empty() => {
+                    say(
+                        "no host has a volume group yet; next: poolctl vg add vg0 --dir DIR",
+                        output,
+                    );
+                }
+                false => output.table(table(&vgs.vgs))?,
+            }
+        }
+        VgCommand::Remove(args) => {
+            let request = RemoveVg {
+                node: args.node.map(|node| node.to_string()),
+                dry_run: args.change.dry_run,
+            };
+            let changed = context.client.vg_remove(args.name.as_str(), &request).await?;
+            job::show_change(&changed, output)?;
+        }
+    }
+    Ok(Ending::Done)
+}
+
+/// poold has a working directory of its own, so it gets the path that the person meant.
+pub fn absolute(path: PathBuf) -> Result<String, ApiError> {
+    let path = std::path::absolute(&path)
+        .map_err(|error| ApiError::usage(format!("cannot make {} absolute: {error}", path.display())))?;
+    path.into_os_string()
+        .into_string()
+        .map_err(|path| ApiError::usage(format!("{} is not UTF-8; use another path", path.display())))
+}
+
+/// Groups as a table; `node show` shows it too.
+pub fn table(vgs: &[Vg]) -> Grid {
+    let mut grid = Grid::new(&["NODE", "VG", "FREE", "SIZE", "USED", "REPLICAS", "PATH", ""]);
+    for vg in vgs {
+        grid.row(vec![
+            Field::text(&vg.node),
+            Field::text(&vg.name),
+            Field::number(output::bytes(vg.free_bytes)),
+            Field::number(output::bytes(vg.size_bytes)),
+            Field::number(vg.used_bytes.map_or_else(|| "?".to_owned(), output::bytes)),
+            Field::number(vg.replicas),
+            Field::text(&vg.path),
+            Field::text(vg.problem.as_deref().unwrap_or_default()),
+        ]);
+    }
+    grid
+}

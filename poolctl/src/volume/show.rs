@@ -1,0 +1,182 @@
+//! `poolctl volume show|list`: how does a volume stand, for people?
+
+use api::ApiError;
+use api::pool::{DoorKind, DoorRow, ReplicaRow, Volume};
+
+use crate::output::{self, Field, Grid, Output};
+
+/// Figures older than this are marked with their age.
+const AGE_SECONDS_FRESH: f64 = 10.0;
+
+/// Shorter lags are what asynchronous replication is; only their bytes are shown.
+const LAG_SECONDS_SHOWN: f64 = 0.1;
+
+/// One line per volume.
+pub fn list(volumes: &[Volume]) -> Grid {
+    let mut grid = Grid::new(&[
+        "NAME", "SIZE", "K", "STATE", "PRIMARY", "REPLICAS", "DOORS", "JOB",
+    ]);
+    for volume in volumes {
+        grid.row(vec![
+            Field::text(&volume.name),
+            Field::number(output::bytes(volume.size_bytes)),
+            Field::number(volume.replicas.len()),
+            Field::state(&volume.state),
+            Field::text(volume.primary.as_deref().unwrap_or("none")),
+            Field::text(nodes(&volume.replicas)),
+            Field::text(doors(&volume.doors).join(", ")),
+            Field::text(volume.job.as_deref().unwrap_or_default()),
+        ]);
+    }
+    grid
+}
+
+fn nodes(replicas: &[ReplicaRow]) -> String {
+    replicas
+        .iter()
+        .map(|replica| replica.node.as_str())
+        .collect::<Vec<_>>()
+        .join(",")
+}
+
+/// Everything about one volume.
+pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
+    let primary = match &volume.primary {
+        Some(node) => format!("primary {node} (epoch {})", volume.epoch),
+        None => "no primary".to_owned(),
+    };
+    output.line(&format!(
+        "{}: {}, {}, {}, {}, {primary}",
+        output.bold(&format!("volume {}", volume.name)),
+        output.state(&volume.state),
+        output::bytes(volume.size_bytes),
+        volume.mode,
+        output::count(volume.replicas.len(), "replica"),
+    ))?;
+    output.line(&format!("  id        {}", volume.id))?;
+    let verified = volume.last_verified.as_deref().unwrap_or("never");
+    output.line(&format!("  verified  {verified}"))?;
+    if let Some(job) = &volume.job {
+        output.line(&format!("  job       {job} is at work: poolctl job watch {job}"))?;
+    }
+    output.line("")?;
+    output.table(replicas(&volume.replicas))?;
+    for replica in &volume.replicas {
+        if let Some(reason) = &replica.reason {
+            output.line(&format!("  {}: {reason}", replica.node))?;
+        }
+    }
+    if !volume.doors.is_empty() {
+        output.line("")?;
+        output.table(door_table(&volume.doors))?;
+    }
+    Ok(())
+}
+
+/// Replicas with their watermarks.
+fn replicas(rows: &[ReplicaRow]) -> Grid {
+    let mut grid = Grid::new(&[
+        "NODE",
+        "ROLE",
+        "STATE",
+        "SYNC",
+        "LAG",
+        "BEHIND BY",
+        "WRITTEN BACK",
+        "COMMITTED",
+        "APPENDED",
+        "ACKNOWLEDGED",
+        "VG",
+        "",
+    ]);
+    for row in rows {
+        grid.row(vec![
+            Field::text(&row.node),
+            Field::text(&row.role),
+            Field::state(&row.state),
+            Field::number(output::percent(row.sync_percent)),
+            Field::number(output::bytes(row.lag_bytes)),
+            Field::number(output::seconds(row.lag_seconds)),
+            Field::number(row.written_back),
+            Field::number(row.committed),
+            Field::number(row.appended),
+            Field::number(row.peer_committed),
+            Field::text(&row.vg),
+            Field::text(age(row.age_seconds)),
+        ]);
+    }
+    grid
+}
+
+/// Says so where figures are not fresh.
+fn age(seconds: Option<f64>) -> String {
+    match seconds {
+        None => "never reported".to_owned(),
+        Some(age) if age > AGE_SECONDS_FRESH => format!("as of {} ago", output::seconds(age)),
+        Some(_) => String::new(),
+    }
+}
+
+/// What a replica lacks, in words; empty when nothing, or when nobody knows.
+pub fn lag(replica: &ReplicaRow) -> String {
+    if replica.state == model::ReplicaState::Unreachable.to_string() {
+        return String::new();
+    }
+    if replica.sync_percent < 100.0 {
+        return output::percent(replica.sync_percent);
+    }
+    match replica.lag_bytes {
+        0 => String::new(),
+        bytes if replica.lag_seconds < LAG_SECONDS_SHOWN => output::bytes(bytes),
+        bytes => format!(
+            "{}, {}",
+            output::bytes(bytes),
+            output::seconds(replica.lag_seconds)
+        ),
+    }
+}
+
+/// Each door in a word or two: `nbd@a (1 guest)`.
+pub fn doors(doors: &[DoorRow]) -> Vec<String> {
+    doors
+        .iter()
+        .map(|door| {
+            let use_of_it = match (door.open, door.clients) {
+                (false, _) => " (opening)".to_owned(),
+                (true, 0) => String::new(),
+                (true, 1) => " (1 guest)".to_owned(),
+                (true, clients) => format!(" ({clients} guests)"),
+            };
+            format!("{}@{}{use_of_it}", kind(door.kind), door.node)
+        })
+        .collect()
+}
+
+fn kind(kind: DoorKind) -> &'static str {
+    match kind {
+        DoorKind::Nbd => "nbd",
+    }
+}
+
+fn door_table(doors: &[DoorRow]) -> Grid {
+    let mut grid = Grid::new(&["DOOR", "NODE", "STATE", "GUESTS", "LONGEST PAUSE", "URI", ""]);
+    for door in doors {
+        let mut remarks = Vec::new();
+        if door.remote {
+            remarks.push("remote");
+        }
+        if door.read_only {
+            remarks.push("read-only");
+        }
+        grid.row(vec![
+            Field::text(kind(door.kind)),
+            Field::text(&door.node),
+            Field::state(if door.open { "open" } else { "opening" }),
+            Field::number(door.clients),
+            Field::number(output::micros(door.pause_micros_max)),
+            Field::text(&door.uri),
+            Field::text(remarks.join(", ")),
+        ]);
+    }
+    grid
+}

@@ -1,0 +1,313 @@
+//! Who does what the plan says on this host? The agent: fetches steps, carries them out, reports what it sees.
+
+pub mod dirvg;
+pub mod generations;
+pub mod marsd;
+pub mod vg;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use api::control::HostStatus;
+use api::pool::agent::{Action, Report, Step, StepResult, Steps, VgRef, VgReport};
+use api::{ApiError, Client};
+use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
+use tracing::{Instrument, info, info_span, warn};
+
+use crate::leader::Leader;
+use crate::tls::Credentials;
+use generations::Generations;
+use marsd::Marsd;
+
+/// How often a host reports when nothing happens.
+const REPORT_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a poll for steps waits.
+const POLL: Duration = Duration::from_secs(20);
+
+/// After a step failed, or nobody answered.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// When steps that succeeded are still asked for: something undid them.
+const REPEAT: Duration = Duration::from_secs(5);
+
+/// The same for a checksum, which reads a whole disk and only waits for the other hosts.
+const REPEAT_CHECKSUM: Duration = Duration::from_secs(120);
+
+/// The way to the catalog.
+pub enum Uplink {
+    /// It lies here.
+    Local(Arc<Leader>),
+    /// It lies on another host.
+    Remote(Client),
+}
+
+impl Uplink {
+    async fn steps(&self, node: &str, after: u64) -> Result<Steps, ApiError> {
+        match self {
+            Uplink::Local(leader) => leader.agent_steps(node, after, POLL).await,
+            Uplink::Remote(client) => client.agent_steps(node, after, POLL).await,
+        }
+    }
+
+    async fn report(&self, node: &str, report: &Report) -> Result<(), ApiError> {
+        match self {
+            Uplink::Local(leader) => leader.agent_report(node, report.clone()),
+            Uplink::Remote(client) => client.agent_report(node, report).await.map(|_| ()),
+        }
+    }
+}
+
+/// The agent of a host.
+pub struct Agent {
+    node: String,
+    marsd: Marsd,
+    credentials: Credentials,
+    generations: Generations,
+    uplink: Uplink,
+    /// As the newest steps named them.
+    vgs: Mutex<Vec<VgRef>>,
+    /// Not yet reported.
+    results: Mutex<Vec<StepResult>>,
+    /// Asks for a report at once.
+    nudge: Notify,
+}
+
+/// What became of the steps of one volume.
+struct Finished {
+    volume: String,
+    steps: Vec<Step>,
+    ok: bool,
+}
+
+/// The last time that steps of a volume were carried out.
+struct Last {
+    steps: Vec<Step>,
+    ok: bool,
+    at: Instant,
+}
+
+impl Agent {
+    /// The agent of `node`.
+    pub fn new(
+        node: &str,
+        marsd: Marsd,
+        credentials: Credentials,
+        generations: Generations,
+        uplink: Uplink,
+    ) -> Agent {
+        Agent {
+            node: node.to_owned(),
+            marsd,
+            credentials,
+            generations,
+            uplink,
+            vgs: Mutex::default(),
+            results: Mutex::default(),
+            nudge: Notify::new(),
+        }
+    }
+
+    /// Works until the task is dropped.
+    pub async fn run(self: Arc<Agent>) {
+        let span = info_span!("agent", node = %self.node);
+        let (sender, receiver) = watch::channel(None);
+        let work = async {
+            tokio::join!(
+                self.report_for_ever(),
+                self.poll_for_ever(&sender),
+                carry_out(self.clone(), receiver)
+            )
+        };
+        work.instrument(span).await;
+    }
+
+    async fn poll_for_ever(&self, sender: &watch::Sender<Option<Steps>>) {
+        let mut after = 0;
+        let mut reachable = true;
+        loop {
+            match self.uplink.steps(&self.node, after).await {
+                Ok(steps) => {
+                    if !reachable {
+                        info!("the catalog is reachable again");
+                    }
+                    reachable = true;
+                    after = steps.revision;
+                    lock(&self.vgs).clone_from(&steps.vgs);
+                    sender.send_replace(Some(steps));
+                }
+                Err(error) => {
+                    if reachable {
+                        warn!(error = %error, "the catalog gives no steps");
+                    }
+                    reachable = false;
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    async fn report_for_ever(&self) {
+        let mut identified = false;
+        loop {
+            let report = self.look(&mut identified).await;
+            let results = report.results.len();
+            // A report that did not arrive is followed by one that holds its results too; the poll says why.
+            if self.uplink.report(&self.node, &report).await.is_ok() {
+                lock(&self.results).drain(..results);
+            }
+            // Nudges that came meanwhile are one: the next report sees everything.
+            let _ = tokio::time::timeout(REPORT_EVERY, self.nudge.notified()).await;
+        }
+    }
+
+    async fn look(&self, identified: &mut bool) -> Report {
+        // Before the disks: a disk that a step of an older generation is still making must not be missed by a
+        // report that claims a newer one.
+        let generations = self.generations.all();
+        let marsd = self.look_at_marsd(identified).await;
+        let vgs = lock(&self.vgs).clone();
+        let looked = tokio::task::spawn_blocking(move || vgs.iter().map(look_at_vg).collect()).await;
+        Report {
+            program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            marsd: marsd.map_err(|error| error.message),
+            generations,
+            vgs: looked.unwrap_or_default(),
+            results: lock(&self.results).clone(),
+        }
+    }
+
+    async fn look_at_marsd(&self, identified: &mut bool) -> Result<HostStatus, ApiError> {
+        let status = self.marsd.status().await;
+        match status {
+            Ok(status) if *identified && status.node.as_ref() == Some(&self.node) => Ok(status),
+            Ok(_) => {
+                self.marsd.identity(&self.node, &self.credentials).await?;
+                *identified = true;
+                self.marsd.status().await
+            }
+            Err(error) => {
+                if *identified {
+                    warn!(error = %error, "marsd does not answer");
+                }
+                *identified = false;
+                Err(error)
+            }
+        }
+    }
+
+    async fn carry_out_steps(&self, volume: String, steps: Vec<Step>) -> Finished {
+        let mut ok = true;
+        for step in &steps {
+            let outcome = match self.generations.accept(step) {
+                Ok(()) => self.marsd.perform(step).await,
+                Err(error) => Err(error),
+            };
+            match &outcome {
+                Ok(_) => info!(action = ?step.action, generation = step.generation, "step done"),
+                Err(error) => {
+                    warn!(action = ?step.action, generation = step.generation, error = %error, "step failed");
+                }
+            }
+            ok = outcome.is_ok();
+            lock(&self.results).push(StepResult {
+                step: step.clone(),
+                outcome,
+            });
+            if !ok {
+                break;
+            }
+        }
+        Finished { volume, steps, ok }
+    }
+}
+
+/// Carries out the newest steps, those of one volume in order, those of different volumes at the same time.
+async fn carry_out(agent: Arc<Agent>, mut received: watch::Receiver<Option<Steps>>) {
+    let mut last: BTreeMap<String, Last> = BTreeMap::new();
+    let mut busy: BTreeSet<String> = BTreeSet::new();
+    let mut work: JoinSet<Finished> = JoinSet::new();
+    loop {
+        let groups = received
+            .borrow_and_update()
+            .as_ref()
+            .map(group)
+            .unwrap_or_default();
+        last.retain(|volume, _| groups.contains_key(volume));
+        for (volume, steps) in groups {
+            if busy.contains(&volume) || !is_due(last.get(&volume), &steps) {
+                continue;
+            }
+            busy.insert(volume.clone());
+            let span = info_span!("steps", volume = %volume);
+            let agent = agent.clone();
+            work.spawn(async move { agent.carry_out_steps(volume, steps).await }.instrument(span));
+        }
+        tokio::select! {
+            changed = received.changed() => if changed.is_err() { return },
+            Some(finished) = work.join_next() => {
+                let Ok(Finished { volume, steps, ok }) = finished else {
+                    // A step panicked; which one is in the log. The others go on.
+                    busy.clear();
+                    continue;
+                };
+                busy.remove(&volume);
+                last.insert(volume, Last { steps, ok, at: Instant::now() });
+                agent.nudge.notify_one();
+            }
+            () = tokio::time::sleep(RETRY) => {}
+        }
+    }
+}
+
+fn group(steps: &Steps) -> BTreeMap<String, Vec<Step>> {
+    let mut groups: BTreeMap<String, Vec<Step>> = BTreeMap::new();
+    for step in &steps.steps {
+        groups.entry(step.volume.clone()).or_default().push(step.clone());
+    }
+    groups
+}
+
+fn is_due(last: Option<&Last>, steps: &[Step]) -> bool {
+    let Some(last) = last.filter(|last| last.steps == steps) else {
+        return true;
+    };
+    let reads_a_disk = steps
+        .iter()
+        .any(|step| matches!(step.action, Action::Checksum { .. }));
+    last.at.elapsed()
+        >= if !last.ok {
+            RETRY
+        } else if reads_a_disk {
+            REPEAT_CHECKSUM
+        } else {
+            REPEAT
+        }
+}
+
+fn look_at_vg(vg: &VgRef) -> VgReport {
+    let look = || {
+        let group = vg::open(vg)?;
+        Ok::<_, ApiError>((group.capacity()?.used_bytes, group.list()?))
+    };
+    match look() {
+        Ok((used_bytes, disks)) => VgReport {
+            name: vg.name.clone(),
+            used_bytes,
+            disks,
+            problem: None,
+        },
+        Err(error) => VgReport {
+            name: vg.name.clone(),
+            used_bytes: 0,
+            disks: Vec::new(),
+            problem: Some(error.message),
+        },
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

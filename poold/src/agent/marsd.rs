@@ -1,0 +1,179 @@
+//! How does the agent get its marsd to do something? Steps become control calls, their errors ours.
+
+use std::path::Path;
+use std::time::Duration;
+
+use api::control::{Call, ControlError, ControlErrorKind, HostStatus, Outcome};
+use api::control_client::ControlClient;
+use api::pool::agent::{Action, Step, StepOutcome};
+use api::{ApiError, ErrorKind};
+
+use super::vg;
+use crate::tls::Credentials;
+
+/// For calls that only look or that change little.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// For a hand-over beyond the time that the gate may be closed: what is still to be shipped before.
+const HAND_OVER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// For reading a whole disk.
+const CHECKSUM_PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The marsd of this host.
+pub struct Marsd {
+    control: ControlClient,
+}
+
+impl Marsd {
+    /// The marsd behind a control socket; it may be started later.
+    pub fn new(socket: &Path) -> Marsd {
+        Marsd {
+            control: ControlClient::new(socket),
+        }
+    }
+
+    /// How everything stands there.
+    pub async fn status(&self) -> Result<HostStatus, ApiError> {
+        match self.call(Call::Status { volume: None }, PATIENCE).await? {
+            Outcome::Status(status) => Ok(status),
+            other => Err(strange(&other)),
+        }
+    }
+
+    /// Tells it who it is and how peers recognise it.
+    pub async fn identity(&self, node: &str, credentials: &Credentials) -> Result<(), ApiError> {
+        let call = Call::Identity {
+            node: node.to_owned(),
+            ca_pem: credentials.ca_pem.clone(),
+            cert_pem: credentials.cert_pem.clone(),
+            key_pem: credentials.key_pem.clone(),
+        };
+        self.call(call, PATIENCE).await.map(|_| ())
+    }
+
+    /// Carries out a step; nothing happens where things are so already.
+    pub async fn perform(&self, step: &Step) -> Result<StepOutcome, ApiError> {
+        let volume = step.volume.clone();
+        let call = match &step.action {
+            Action::DiskCreate { vg, size_bytes } => {
+                let (vg, size_bytes) = (vg.clone(), *size_bytes);
+                return blocking(move || vg::open(&vg)?.create(&volume, size_bytes).map(|_| ())).await;
+            }
+            Action::DiskRemove { vg } => {
+                let vg = vg.clone();
+                return blocking(move || vg::open(&vg)?.remove(&volume)).await;
+            }
+            Action::ReplicaCreate {
+                vg,
+                name,
+                size_bytes,
+                birth,
+                members,
+            } => Call::VolumeCreate {
+                disk: vg::open(vg)?.path(&volume).display().to_string(),
+                volume,
+                name: name.clone(),
+                size_bytes: *size_bytes,
+                birth: *birth,
+                members: members.clone(),
+                log_bytes_max: None,
+            },
+            Action::RemoteCreate {
+                name,
+                size_bytes,
+                members,
+            } => Call::VolumeRemote {
+                volume,
+                name: name.clone(),
+                size_bytes: *size_bytes,
+                members: members.clone(),
+            },
+            Action::SetMembers { members } => Call::VolumeMembers {
+                volume,
+                members: members.clone(),
+            },
+            Action::HandOver { to, gate_millis_max } => Call::VolumeHandOver {
+                volume,
+                to: to.clone(),
+                gate_millis_max: *gate_millis_max,
+            },
+            Action::DoorOpen { door } => Call::DoorOpen {
+                volume,
+                door: door.clone(),
+            },
+            Action::DoorClose { door } => Call::DoorClose {
+                volume,
+                door: door.clone(),
+            },
+            Action::Forget => Call::VolumeForget { volume },
+            Action::Checksum { .. } => Call::VolumeChecksum { volume },
+        };
+        let patience = match &step.action {
+            Action::HandOver { gate_millis_max, .. } => {
+                HAND_OVER_PATIENCE + Duration::from_millis(*gate_millis_max)
+            }
+            Action::Checksum { .. } => CHECKSUM_PATIENCE,
+            _ => PATIENCE,
+        };
+        let outcome = match (self.call(call, patience).await, &step.action) {
+            // Not there: so it is forgotten or closed.
+            (Err(error), Action::Forget | Action::DoorClose { .. }) if error.kind == ErrorKind::NotFound => {
+                return Ok(StepOutcome::Done);
+            }
+            (outcome, _) => outcome?,
+        };
+        match (outcome, &step.action) {
+            (Outcome::HandedOver { gate_micros, .. }, _) => Ok(StepOutcome::HandedOver { gate_micros }),
+            (
+                Outcome::Checksum {
+                    digest,
+                    from_lsn,
+                    to_lsn,
+                },
+                Action::Checksum { attempt },
+            ) => Ok(StepOutcome::Checksum {
+                attempt: *attempt,
+                digest,
+                from_lsn,
+                to_lsn,
+            }),
+            (Outcome::Done | Outcome::Door { .. }, _) => Ok(StepOutcome::Done),
+            (other, _) => Err(strange(&other)),
+        }
+    }
+
+    async fn call(&self, call: Call, patience: Duration) -> Result<Outcome, ApiError> {
+        self.control
+            .call(call, patience)
+            .await
+            .map_err(|error| translate(&error))
+    }
+}
+
+async fn blocking(
+    work: impl FnOnce() -> Result<(), ApiError> + Send + 'static,
+) -> Result<StepOutcome, ApiError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|error| ApiError::failed(format!("the step broke off: {error}")))??;
+    Ok(StepOutcome::Done)
+}
+
+fn translate(error: &ControlError) -> ApiError {
+    let kind = match error.kind {
+        ControlErrorKind::Usage => ErrorKind::Usage,
+        ControlErrorKind::NotFound => ErrorKind::NotFound,
+        ControlErrorKind::Refused => ErrorKind::Refused,
+        ControlErrorKind::Busy => ErrorKind::Unavailable,
+        ControlErrorKind::TimedOut => ErrorKind::TimedOut,
+        ControlErrorKind::Failed => ErrorKind::Failed,
+    };
+    ApiError::new(kind, error.message.clone())
+}
+
+fn strange(outcome: &Outcome) -> ApiError {
+    ApiError::failed(format!(
+        "marsd gave an answer that does not fit the question: {outcome:?}"
+    ))
+    .hint("use the same version of poold and marsd")
+}

@@ -1,0 +1,50 @@
+//! What must a volume group be able to do? The same for directories and, one day, LVM.
+
+use std::path::{Path, PathBuf};
+
+use api::ApiError;
+use api::pool::VgKind;
+use api::pool::agent::VgRef;
+
+use super::dirvg::DirVg;
+
+/// How full a group is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacity {
+    /// How much the pool may use.
+    pub size_bytes: u64,
+    /// Bytes that the disks really take.
+    pub used_bytes: u64,
+}
+
+/// A place for disks, each named by its volume's id. Calls may block; all may be repeated.
+pub trait VolumeGroup {
+    /// Makes the disk of that exact length; answers its path.
+    fn create(&self, volume: &str, size_bytes: u64) -> Result<PathBuf, ApiError>;
+
+    /// Removes the disk.
+    fn remove(&self, volume: &str) -> Result<(), ApiError>;
+
+    /// Grows the disk to that length.
+    fn resize(&self, volume: &str, size_bytes: u64) -> Result<(), ApiError>;
+
+    /// All volumes with a disk here, by id.
+    fn list(&self) -> Result<Vec<String>, ApiError>;
+
+    /// How full it is.
+    fn capacity(&self) -> Result<Capacity, ApiError>;
+
+    /// Where the disk of a volume lies or would lie.
+    fn path(&self, volume: &str) -> PathBuf;
+}
+
+/// The group that a step speaks of. Errors: what is wrong with it.
+pub fn open(vg: &VgRef) -> Result<Box<dyn VolumeGroup + Send>, ApiError> {
+    match vg.kind {
+        VgKind::Directory => Ok(Box::new(DirVg::open(
+            &vg.name,
+            Path::new(&vg.path),
+            vg.size_bytes,
+        )?)),
+    }
+}

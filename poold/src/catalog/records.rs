@@ -1,0 +1,376 @@
+//! What does the catalog remember, and in which form? JSON records with a version each.
+
+use api::ApiError;
+use api::pool::{JobKind, JobState, VerifyReport, VgKind};
+use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
+use model::{NodeId, VolumeId, VolumeName, VolumeSize};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// Version of all records below; a newer one is refused by name.
+pub const RECORD_VERSION: u32 = 1;
+
+/// Something the catalog remembers.
+pub trait Record: Clone + Serialize + DeserializeOwned {
+    /// What all keys of this kind begin with.
+    const PREFIX: &'static str;
+
+    /// The rest of this record's key.
+    fn key(&self) -> String;
+}
+
+/// The pool itself.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PoolRecord {
+    /// Its name.
+    pub name: String,
+    /// The node that holds the catalog.
+    pub leader: String,
+    /// When it was made (RFC 3339).
+    pub created: String,
+    /// Number of the newest job.
+    pub newest_job: u64,
+    /// Number of the newest event.
+    pub newest_event: u64,
+}
+
+impl Record for PoolRecord {
+    const PREFIX: &'static str = "pool/";
+
+    fn key(&self) -> String {
+        "self".to_owned()
+    }
+}
+
+/// A host of the pool.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct NodeRecord {
+    /// Its name.
+    pub name: String,
+    /// Where its daemon is.
+    pub address: String,
+    /// Where its marsd listens for peers.
+    pub peer_address: String,
+    /// When it joined (RFC 3339).
+    pub joined: String,
+}
+
+impl Record for NodeRecord {
+    const PREFIX: &'static str = "node/";
+
+    fn key(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// A volume group of a host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VgRecord {
+    /// The host.
+    pub node: String,
+    /// Its name there.
+    pub name: String,
+    /// What it is made of.
+    pub kind: VgKind,
+    /// The directory.
+    pub path: String,
+    /// How much the pool may use.
+    pub size_bytes: u64,
+}
+
+impl Record for VgRecord {
+    const PREFIX: &'static str = "vg/";
+
+    fn key(&self) -> String {
+        format!("{}/{}", self.node, self.name)
+    }
+}
+
+/// A replica's place.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PlaceRecord {
+    /// The host.
+    pub node: String,
+    /// Its volume group.
+    pub vg: String,
+}
+
+/// A door.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DoorRecord {
+    /// The host.
+    pub node: String,
+    /// A Unix socket there instead of marsd's choice.
+    pub path: Option<String>,
+    /// A TCP address instead of a Unix socket.
+    pub tcp: Option<String>,
+    /// Whether writes are refused.
+    pub read_only: bool,
+}
+
+/// Where a volume is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LifeRecord {
+    /// No primary has been seen yet.
+    New,
+    /// It holds data.
+    Live,
+    /// It is being removed.
+    Deleting,
+}
+
+/// A volume as it should be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct VolumeRecord {
+    /// 32 hex digits.
+    pub id: String,
+    /// What people call it.
+    pub name: String,
+    /// Its length.
+    pub size_bytes: u64,
+    /// `async`.
+    pub mode: String,
+    /// Grows with every change of what should be.
+    pub generation: u64,
+    /// Where it is in its life.
+    pub life: LifeRecord,
+    /// The host of the primary.
+    pub primary: String,
+    /// Replicas that should be.
+    pub members: Vec<PlaceRecord>,
+    /// Replicas that should go.
+    pub leaving: Vec<PlaceRecord>,
+    /// Doors that should be open.
+    pub doors: Vec<DoorRecord>,
+    /// When all replicas were last found equal (RFC 3339).
+    pub last_verified: Option<String>,
+}
+
+impl Record for VolumeRecord {
+    const PREFIX: &'static str = "volume/";
+
+    fn key(&self) -> String {
+        self.id.clone()
+    }
+}
+
+impl VolumeRecord {
+    /// The record of a new volume.
+    pub fn new(desired: &VolumeDesired, mode: &str) -> VolumeRecord {
+        let mut record = VolumeRecord {
+            id: desired.id.to_string(),
+            name: desired.name.to_string(),
+            size_bytes: desired.size.bytes(),
+            mode: mode.to_owned(),
+            generation: 0,
+            life: LifeRecord::New,
+            primary: String::new(),
+            members: Vec::new(),
+            leaving: Vec::new(),
+            doors: Vec::new(),
+            last_verified: None,
+        };
+        record.set(desired);
+        record
+    }
+
+    /// As the planner sees it. Errors: what in the record makes no sense.
+    pub fn desired(&self) -> Result<VolumeDesired, String> {
+        let node = |name: &str| NodeId::new(name).map_err(|error| error.to_string());
+        let places = |places: &[PlaceRecord]| -> Result<Vec<Placement>, String> {
+            places
+                .iter()
+                .map(|place| {
+                    Ok(Placement {
+                        node: node(&place.node)?,
+                        vg: place.vg.clone(),
+                    })
+                })
+                .collect()
+        };
+        let doors = self.doors.iter().map(|door| {
+            let at = match (&door.path, &door.tcp) {
+                (None, None) => DoorAt::UnixDefault,
+                (Some(path), None) => DoorAt::Unix(path.clone()),
+                (_, Some(addr)) => DoorAt::Tcp(addr.clone()),
+            };
+            Ok(Door {
+                node: node(&door.node)?,
+                at,
+                read_only: door.read_only,
+            })
+        });
+        Ok(VolumeDesired {
+            id: self.id.parse::<VolumeId>().map_err(|error| error.to_string())?,
+            name: VolumeName::new(&self.name).map_err(|error| error.to_string())?,
+            size: VolumeSize::new(self.size_bytes).map_err(|error| error.to_string())?,
+            generation: self.generation,
+            life: match self.life {
+                LifeRecord::New => Life::New,
+                LifeRecord::Live => Life::Live,
+                LifeRecord::Deleting => Life::Deleting,
+            },
+            primary: node(&self.primary)?,
+            members: places(&self.members)?,
+            leaving: places(&self.leaving)?,
+            doors: doors.collect::<Result<Vec<Door>, String>>()?,
+        })
+    }
+
+    /// Takes over what the planner or a request wants.
+    pub fn set(&mut self, desired: &VolumeDesired) {
+        let places = |places: &[Placement]| {
+            let record = |place: &Placement| PlaceRecord {
+                node: place.node.to_string(),
+                vg: place.vg.clone(),
+            };
+            places.iter().map(record).collect()
+        };
+        let door = |door: &Door| {
+            let (path, tcp) = match &door.at {
+                DoorAt::UnixDefault => (None, None),
+                DoorAt::Unix(path) => (Some(path.clone()), None),
+                DoorAt::Tcp(addr) => (None, Some(addr.clone())),
+            };
+            DoorRecord {
+                node: door.node.to_string(),
+                path,
+                tcp,
+                read_only: door.read_only,
+            }
+        };
+        self.generation = desired.generation;
+        self.life = match desired.life {
+            Life::New => LifeRecord::New,
+            Life::Live => LifeRecord::Live,
+            Life::Deleting => LifeRecord::Deleting,
+        };
+        self.primary = desired.primary.to_string();
+        self.members = places(&desired.members);
+        self.leaving = places(&desired.leaving);
+        self.doors = desired.doors.iter().map(door).collect();
+    }
+}
+
+/// A job.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct JobRecord {
+    /// Its number.
+    pub number: u64,
+    /// What it does.
+    pub kind: JobKind,
+    /// The volume's id.
+    pub volume: String,
+    /// The volume's name when it was asked for.
+    pub volume_name: String,
+    /// Where it is in its life.
+    pub state: JobState,
+    /// One of the planner's phases, or `checksum`.
+    pub phase: String,
+    /// The host that gives up its replica or role.
+    pub from: Option<String>,
+    /// The host that gets a replica or the role, with the volume group for a replica.
+    pub to: Option<PlaceRecord>,
+    /// Whether the replica that moves was primary when it began.
+    pub moves_primary: bool,
+    /// Longest closed gate so far, in microseconds.
+    pub gate_micros_max: Option<u64>,
+    /// How long a verification may wait, in seconds.
+    pub limit_seconds: u64,
+    /// Result of a verification.
+    pub verify: Option<VerifyReport>,
+    /// Why it failed.
+    pub error: Option<ApiError>,
+    /// When it was asked for (RFC 3339).
+    pub created: String,
+    /// When it ended (RFC 3339).
+    pub ended: Option<String>,
+}
+
+impl Record for JobRecord {
+    const PREFIX: &'static str = "job/";
+
+    fn key(&self) -> String {
+        format!("{:016}", self.number)
+    }
+}
+
+/// A token that lets one host join.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TokenRecord {
+    /// SHA-256 of its secret, in hex; the secret itself is kept nowhere.
+    pub hash: String,
+    /// Unix time of its end, in seconds.
+    pub expires_seconds: u64,
+    /// The node that used it.
+    pub used_by: Option<String>,
+}
+
+impl Record for TokenRecord {
+    const PREFIX: &'static str = "token/";
+
+    fn key(&self) -> String {
+        self.hash.clone()
+    }
+}
+
+/// An event.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Its number.
+    pub number: u64,
+    /// When (RFC 3339).
+    pub time: String,
+    /// On which object.
+    pub object: String,
+    /// What.
+    pub message: String,
+}
+
+impl Record for EventRecord {
+    const PREFIX: &'static str = "event/";
+
+    fn key(&self) -> String {
+        format!("{:016}", self.number)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope<T> {
+    version: u32,
+    record: T,
+}
+
+#[derive(Deserialize)]
+struct VersionOnly {
+    version: u32,
+}
+
+/// The bytes of a record.
+pub fn encode<R: Record>(record: &R) -> Result<Vec<u8>, String> {
+    serde_json::to_vec(&Envelope {
+        version: RECORD_VERSION,
+        record,
+    })
+    .map_err(|error| error.to_string())
+}
+
+/// The record in `bytes`. Errors: what is wrong with them.
+pub fn decode<R: Record>(key: &str, bytes: &[u8]) -> Result<R, String> {
+    let version: VersionOnly =
+        serde_json::from_slice(bytes).map_err(|error| format!("record `{key}` is not readable: {error}"))?;
+    if version.version != RECORD_VERSION {
+        let version = version.version;
+        return Err(format!(
+            "record `{key}` has version {version}; this poold reads {RECORD_VERSION}"
+        ));
+    }
+    let envelope: Envelope<R> =
+        serde_json::from_slice(bytes).map_err(|error| format!("record `{key}` makes no sense: {error}"))?;
+    let found = format!("{}{}", R::PREFIX, envelope.record.key());
+    if found != key {
+        return Err(format!("record `{key}` says that it is `{found}`"));
+    }
+    Ok(envelope.record)
+}

@@ -1,0 +1,402 @@
+//! What would marsd answer? A world of volumes in memory behind real control sockets, for tests.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use api::control::{
+    BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
+    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, VolumeStatus,
+};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::task::JoinHandle;
+
+/// What all fake marsds share: replicas see each other through it.
+#[derive(Default)]
+pub struct World {
+    inner: Mutex<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    hosts: BTreeMap<String, BTreeMap<String, Known>>,
+    /// Whether new replicas are whole at once.
+    instant_sync: bool,
+    /// Whether guests write all the time.
+    busy: bool,
+    /// Nodes whose disk differs.
+    rotten: Vec<String>,
+    hand_overs: u64,
+}
+
+#[derive(Clone)]
+struct Known {
+    name: String,
+    size_bytes: u64,
+    members: Vec<Member>,
+    doors: Vec<DoorStatus>,
+    replica: Option<Replica>,
+}
+
+#[derive(Clone)]
+struct Replica {
+    primary: bool,
+    percent: f64,
+    disk: String,
+    epoch: u32,
+}
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap()
+    }
+
+    /// From now on new replicas are whole at once, and those there are become whole.
+    pub fn sync_all(&self) {
+        self.lock().instant_sync = true;
+        self.sync_to(100.0);
+    }
+
+    /// Every replica that is not whole is at that percentage.
+    pub fn sync_to(&self, percent: f64) {
+        for known in self.lock().hosts.values_mut().flat_map(BTreeMap::values_mut) {
+            if let Some(replica) = known.replica.as_mut().filter(|replica| !replica.primary) {
+                replica.percent = percent;
+            }
+        }
+    }
+
+    pub fn set_busy(&self, busy: bool) {
+        self.lock().busy = busy;
+    }
+
+    pub fn rot(&self, node: &str) {
+        self.lock().rotten.push(node.to_owned());
+    }
+
+    pub fn hand_overs(&self) -> u64 {
+        self.lock().hand_overs
+    }
+
+    /// Hosts that have a replica, the primary in capitals.
+    pub fn replicas(&self) -> String {
+        let inner = self.lock();
+        let replica = |(node, volumes): (&String, &BTreeMap<String, Known>)| {
+            let replica = volumes.values().find_map(|known| known.replica.as_ref())?;
+            Some(if replica.primary {
+                node.to_uppercase()
+            } else {
+                node.clone()
+            })
+        };
+        inner.hosts.iter().filter_map(replica).collect()
+    }
+
+    /// A guest comes to or goes from every door on a node.
+    pub fn set_clients(&self, node: &str, clients: u64) {
+        for known in self.lock().hosts.entry(node.to_owned()).or_default().values_mut() {
+            known.doors.iter_mut().for_each(|door| door.clients = clients);
+        }
+    }
+}
+
+/// A marsd on a control socket; ends when dropped, its volumes stay in the world.
+pub struct FakeMarsd {
+    pub socket: PathBuf,
+    task: JoinHandle<()>,
+}
+
+impl Drop for FakeMarsd {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl FakeMarsd {
+    pub fn start(dir: &Path, node: &str, world: Arc<World>) -> FakeMarsd {
+        let socket = dir.join(format!("{node}.marsd.sock"));
+        let _ = std::fs::remove_file(&socket);
+        let listener = UnixListener::bind(&socket).unwrap();
+        let host = Arc::new(Host {
+            node: node.to_owned(),
+            identity: Mutex::default(),
+            world,
+        });
+        let task = tokio::spawn(async move {
+            let mut connections = tokio::task::JoinSet::new();
+            while let Ok((stream, _)) = listener.accept().await {
+                connections.spawn(serve(stream, host.clone()));
+            }
+        });
+        FakeMarsd { socket, task }
+    }
+}
+
+struct Host {
+    node: String,
+    identity: Mutex<Option<String>>,
+    world: Arc<World>,
+}
+
+async fn serve(stream: UnixStream, host: Arc<Host>) {
+    let (reader, mut writer) = stream.into_split();
+    let mut lines = BufReader::new(reader).lines();
+    while let Ok(Some(line)) = lines.next_line().await {
+        let request: ControlRequest = serde_json::from_str(&line).unwrap();
+        assert_eq!(request.version, CONTROL_VERSION);
+        let (ok, error) = match host.answer(request.call) {
+            Ok(outcome) => (Some(outcome), None),
+            Err((kind, message)) => (
+                None,
+                Some(ControlError {
+                    kind,
+                    message: message.to_owned(),
+                }),
+            ),
+        };
+        let mut line = serde_json::to_vec(&ControlResponse {
+            id: request.id,
+            ok,
+            error,
+        })
+        .unwrap();
+        line.push(b'\n');
+        if writer.write_all(&line).await.is_err() {
+            return;
+        }
+    }
+}
+
+type Bad = (ControlErrorKind, &'static str);
+
+const NOT_FOUND: Bad = (ControlErrorKind::NotFound, "no such volume");
+
+impl Host {
+    fn answer(&self, call: Call) -> Result<Outcome, Bad> {
+        let mut inner = self.world.lock();
+        let (instant_sync, busy) = (inner.instant_sync, inner.busy);
+        let rotten = inner.rotten.contains(&self.node);
+        if let Call::VolumeHandOver { volume, to, .. } = &call {
+            return self.hand_over(&mut inner, volume, to);
+        }
+        if let Call::Status { .. } = call {
+            return Ok(Outcome::Status(self.status(&inner)));
+        }
+        let here = inner.hosts.entry(self.node.clone()).or_default();
+        match call {
+            Call::Identity { node, key_pem, .. } => {
+                assert!(key_pem.contains("PRIVATE KEY"));
+                *self.identity.lock().unwrap() = Some(node);
+            }
+            Call::VolumeCreate {
+                volume,
+                name,
+                size_bytes,
+                disk,
+                birth,
+                members,
+                ..
+            } => {
+                let length = std::fs::metadata(&disk)
+                    .map(|metadata| metadata.len())
+                    .unwrap_or(0);
+                if length != size_bytes {
+                    return Err((ControlErrorKind::Failed, "the disk has another size"));
+                }
+                let primary = birth == BirthKind::Primary;
+                let percent = if primary || instant_sync { 100.0 } else { 0.0 };
+                let epoch = 1;
+                let fresh = Known {
+                    name,
+                    size_bytes,
+                    members,
+                    doors: Vec::new(),
+                    replica: None,
+                };
+                let known = here.entry(volume).or_insert(fresh);
+                known.replica.get_or_insert(Replica {
+                    primary,
+                    percent,
+                    disk,
+                    epoch,
+                });
+            }
+            Call::VolumeRemote {
+                volume,
+                name,
+                size_bytes,
+                members,
+            } => {
+                let fresh = Known {
+                    name,
+                    size_bytes,
+                    members,
+                    doors: Vec::new(),
+                    replica: None,
+                };
+                here.entry(volume).or_insert(fresh).replica = None;
+            }
+            Call::VolumeMembers { volume, members } => {
+                here.get_mut(&volume).ok_or(NOT_FOUND)?.members = members;
+            }
+            Call::VolumeForget { volume } => {
+                let known = here.get(&volume);
+                if known.is_some_and(|known| known.doors.iter().any(|door| door.clients > 0)) {
+                    return Err((ControlErrorKind::Refused, "a guest is connected"));
+                }
+                let primary =
+                    known.filter(|known| known.replica.as_ref().is_some_and(|replica| replica.primary));
+                if primary.is_some_and(|known| known.members.len() > 1) {
+                    return Err((ControlErrorKind::Refused, "hand the role over first"));
+                }
+                here.remove(&volume);
+            }
+            Call::DoorOpen { volume, door } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let path = match &door {
+                    DoorSpec::Nbd { path, .. } => path
+                        .clone()
+                        .unwrap_or_else(|| format!("/run/marsd/{}.nbd.sock", known.name)),
+                    DoorSpec::NbdTcp { addr, .. } => addr.clone(),
+                };
+                if path.contains("taken") {
+                    return Err((ControlErrorKind::Failed, "the path is taken"));
+                }
+                if !known.doors.iter().any(|open| open.door == door) {
+                    let uri = format!("nbd+unix:///{}?socket={path}", known.name);
+                    known.doors.push(DoorStatus {
+                        door,
+                        path,
+                        uri,
+                        clients: 0,
+                        pause_micros_max: 0,
+                    });
+                }
+            }
+            Call::DoorClose { volume, door } => {
+                here.get_mut(&volume)
+                    .ok_or(NOT_FOUND)?
+                    .doors
+                    .retain(|open| open.door != door);
+            }
+            Call::VolumeChecksum { volume } => {
+                here.get(&volume)
+                    .and_then(|known| known.replica.as_ref())
+                    .ok_or(NOT_FOUND)?;
+                let digest = if rotten { "bad" } else { "good" }.repeat(8);
+                return Ok(Outcome::Checksum {
+                    digest,
+                    from_lsn: 100,
+                    to_lsn: if busy { 101 } else { 100 },
+                });
+            }
+            Call::VolumeHandOver { .. } | Call::Status { .. } => unreachable!("answered above"),
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn hand_over(&self, inner: &mut Inner, volume: &str, to: &str) -> Result<Outcome, Bad> {
+        let role = |inner: &mut Inner, node: &str| -> Option<Replica> {
+            inner.hosts.get(node)?.get(volume)?.replica.clone()
+        };
+        let (own, other) = (
+            role(inner, &self.node).ok_or(NOT_FOUND)?,
+            role(inner, to).ok_or(NOT_FOUND)?,
+        );
+        if other.primary {
+            return Ok(Outcome::Done);
+        }
+        if !own.primary || other.percent < 100.0 {
+            return Err((ControlErrorKind::Refused, "not now"));
+        }
+        let mut set = |node: &str, primary| {
+            let known = inner
+                .hosts
+                .get_mut(node)
+                .and_then(|volumes| volumes.get_mut(volume));
+            let replica = known.and_then(|known| known.replica.as_mut()).unwrap();
+            (replica.primary, replica.epoch) = (primary, own.epoch + 1);
+        };
+        set(&self.node, false);
+        set(to, true);
+        inner.hand_overs += 1;
+        Ok(Outcome::HandedOver {
+            term: own.epoch + 1,
+            gate_micros: 1234 / inner.hand_overs,
+        })
+    }
+
+    fn status(&self, inner: &Inner) -> HostStatus {
+        let volumes = inner
+            .hosts
+            .get(&self.node)
+            .into_iter()
+            .flatten()
+            .map(|(id, known)| {
+                let peers = known
+                    .members
+                    .iter()
+                    .filter(|member| member.node != self.node)
+                    .map(|member| {
+                        let peer = inner.hosts.get(&member.node).and_then(|volumes| volumes.get(id));
+                        let percent = peer
+                            .and_then(|peer| peer.replica.as_ref())
+                            .map_or(0.0, |replica| replica.percent);
+                        PeerStatus {
+                            node: member.node.clone(),
+                            state: state(percent).to_owned(),
+                            sent_lsn: 100,
+                            committed_lsn: 100,
+                            replayed_lsn: 100,
+                            lag_bytes: 0,
+                            lag_seconds: 0.0,
+                            sync_percent: percent,
+                        }
+                    });
+                let replica = known.replica.as_ref().map(|replica| ReplicaStatus {
+                    role: if replica.primary { "primary" } else { "secondary" }.to_owned(),
+                    state: state(replica.percent).to_owned(),
+                    reason: None,
+                    epoch: replica.epoch,
+                    epoch_start: 1,
+                    primary: None,
+                    disk: replica.disk.clone(),
+                    trimmed_lsn: 0,
+                    written_back_lsn: 100,
+                    touched_lsn: 100,
+                    committed_lsn: 100,
+                    appended_lsn: 100,
+                    chain_digest: "c".repeat(32),
+                    sync_percent: replica.percent,
+                    sync_copied_bytes: 0,
+                    shadow_bytes: 0,
+                    waiting_requests: 0,
+                    gate_micros_max: 0,
+                    peers: if replica.primary {
+                        peers.collect()
+                    } else {
+                        Vec::new()
+                    },
+                });
+                VolumeStatus {
+                    volume: id.clone(),
+                    name: known.name.clone(),
+                    size_bytes: known.size_bytes,
+                    members: known.members.clone(),
+                    doors: known.doors.clone(),
+                    replica,
+                }
+            });
+        HostStatus {
+            node: self.identity.lock().unwrap().clone(),
+            peer_addr: None,
+            program_version: "fake".to_owned(),
+            volumes: volumes.collect(),
+        }
+    }
+}
+
+fn state(percent: f64) -> &'static str {
+    if percent >= 100.0 { "uptodate" } else { "syncing" }
+}

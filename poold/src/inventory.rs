@@ -1,0 +1,353 @@
+//! What is, as far as the hosts have said, and how old is that?
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use api::ApiError;
+use api::control::{DoorSpec, HostStatus, ReplicaStatus, VolumeStatus};
+use api::pool::agent::{Action, Report, Step, StepOutcome};
+use migrate::desired::{Door, DoorAt, Member};
+use migrate::observed::{HostSeen, Replica, VolumeObserved, VolumeSeen};
+use model::{NodeId, ReplicaState, Role};
+
+/// A host that has not reported for this long is unreachable: five reports are missing.
+pub const HOST_PATIENCE: Duration = Duration::from_secs(5);
+
+/// The newest report of a host.
+#[derive(Clone, Debug)]
+pub struct Seen {
+    /// When it came.
+    pub at: Instant,
+    /// What it says.
+    pub report: Arc<Report>,
+}
+
+/// A step that failed, until it succeeds or another takes its place.
+#[derive(Clone, Debug)]
+pub struct Trouble {
+    /// The step.
+    pub step: Step,
+    /// Why.
+    pub error: ApiError,
+}
+
+/// A checksum that a host reported.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checksum {
+    /// Number of the attempt.
+    pub attempt: u64,
+    /// 32 hex digits.
+    pub digest: String,
+    /// Log position when it began.
+    pub from_lsn: u64,
+    /// Log position when it ended.
+    pub to_lsn: u64,
+}
+
+/// Everything that the hosts have said; cheap enough to clone for each look.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    /// Newest report of each host.
+    pub hosts: BTreeMap<String, Seen>,
+    /// Steps that failed, by volume id and host.
+    pub troubles: BTreeMap<(String, String), Trouble>,
+    /// Gate of the newest hand-over, by volume id, in microseconds.
+    pub gates: BTreeMap<String, u64>,
+    /// Newest checksum, by volume id and host.
+    pub checksums: BTreeMap<(String, String), Checksum>,
+}
+
+/// Keeps what the hosts say; nothing of it outlives the daemon.
+#[derive(Default)]
+pub struct Inventory {
+    newest: Mutex<Snapshot>,
+}
+
+impl Inventory {
+    /// Takes a host's report.
+    pub fn report(&self, node: &str, report: Report, now: Instant) {
+        let mut newest = self.lock();
+        for result in &report.results {
+            let key = (result.step.volume.clone(), node.to_owned());
+            match &result.outcome {
+                Ok(outcome) => {
+                    newest.troubles.remove(&key);
+                    match outcome {
+                        StepOutcome::Done => {}
+                        StepOutcome::HandedOver { gate_micros } => {
+                            newest.gates.insert(key.0, *gate_micros);
+                        }
+                        StepOutcome::Checksum {
+                            attempt,
+                            digest,
+                            from_lsn,
+                            to_lsn,
+                        } => {
+                            let (attempt, digest) = (*attempt, digest.clone());
+                            let (from_lsn, to_lsn) = (*from_lsn, *to_lsn);
+                            newest.checksums.insert(
+                                key,
+                                Checksum {
+                                    attempt,
+                                    digest,
+                                    from_lsn,
+                                    to_lsn,
+                                },
+                            );
+                        }
+                    }
+                }
+                Err(error) => {
+                    let trouble = Trouble {
+                        step: result.step.clone(),
+                        error: error.clone(),
+                    };
+                    newest.troubles.insert(key, trouble);
+                }
+            }
+        }
+        newest.hosts.insert(
+            node.to_owned(),
+            Seen {
+                at: now,
+                report: Arc::new(report),
+            },
+        );
+    }
+
+    /// Forgets a host that left the pool.
+    pub fn forget_host(&self, node: &str) {
+        let mut newest = self.lock();
+        newest.hosts.remove(node);
+        newest.troubles.retain(|(_, host), _| host != node);
+        newest.checksums.retain(|(_, host), _| host != node);
+    }
+
+    /// Forgets volumes that are no more.
+    pub fn keep_volumes(&self, volumes: &BTreeSet<String>) {
+        let mut newest = self.lock();
+        newest.troubles.retain(|(volume, _), _| volumes.contains(volume));
+        newest.checksums.retain(|(volume, _), _| volumes.contains(volume));
+        newest.gates.retain(|volume, _| volumes.contains(volume));
+    }
+
+    /// Forgets the gate of an earlier hand-over.
+    pub fn forget_gate(&self, volume: &str) {
+        self.lock().gates.remove(volume);
+    }
+
+    /// Everything as it is known now.
+    pub fn snapshot(&self) -> Snapshot {
+        self.lock().clone()
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Snapshot> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Why nothing is known of a host.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Blind {
+    /// It has never reported to this daemon.
+    Never,
+    /// It has not reported for so long.
+    Silent(Duration),
+    /// Its marsd does not answer.
+    MarsdDown(String),
+}
+
+impl std::fmt::Display for Blind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Blind::Never => f.write_str("has not reported yet"),
+            Blind::Silent(age) => write!(f, "has not reported for {} s", age.as_secs()),
+            Blind::MarsdDown(why) => write!(f, "cannot reach its marsd: {why}"),
+        }
+    }
+}
+
+impl Snapshot {
+    /// How marsd stands on a host, if that is known and fresh.
+    pub fn marsd(&self, node: &str, now: Instant) -> Result<&HostStatus, Blind> {
+        let seen = self.hosts.get(node).ok_or(Blind::Never)?;
+        let age = now.saturating_duration_since(seen.at);
+        if age > HOST_PATIENCE {
+            return Err(Blind::Silent(age));
+        }
+        seen.report
+            .marsd
+            .as_ref()
+            .map_err(|why| Blind::MarsdDown(why.clone()))
+    }
+
+    /// Age of the newest report of a host.
+    pub fn age_seconds(&self, node: &str, now: Instant) -> Option<f64> {
+        self.hosts
+            .get(node)
+            .map(|seen| now.saturating_duration_since(seen.at).as_secs_f64())
+    }
+
+    /// What marsd on a host says about a volume; stale or not.
+    pub fn last_known(&self, node: &str, volume: &str) -> Option<&VolumeStatus> {
+        let status = self.hosts.get(node)?.report.marsd.as_ref().ok()?;
+        status.volumes.iter().find(|known| known.volume == volume)
+    }
+
+    /// What marsd on a host says about a volume, if that is fresh.
+    pub fn volume(&self, node: &str, volume: &str, now: Instant) -> Option<&VolumeStatus> {
+        self.marsd(node, now)
+            .ok()?
+            .volumes
+            .iter()
+            .find(|known| known.volume == volume)
+    }
+
+    /// The host whose replica is primary, with what it says: the one of the highest term.
+    pub fn primary(&self, volume: &str, now: Instant) -> Option<(&str, &ReplicaStatus)> {
+        let primaries = self.hosts.keys().filter_map(|node| {
+            let replica = self.volume(node, volume, now)?.replica.as_ref()?;
+            (replica.role == "primary").then_some((node.as_str(), replica))
+        });
+        primaries.max_by_key(|(node, replica)| (replica.epoch, *node))
+    }
+
+    /// A volume as the planner sees it.
+    pub fn observed(&self, volume: &str, now: Instant) -> VolumeObserved {
+        let mut observed = VolumeObserved::default();
+        for (name, seen) in &self.hosts {
+            let (Ok(status), Ok(node)) = (self.marsd(name, now), NodeId::new(name)) else {
+                continue;
+            };
+            let known = status.volumes.iter().find(|known| known.volume == volume);
+            let groups = seen.report.vgs.iter();
+            let holding = groups.filter(|vg| vg.disks.iter().any(|disk| disk == volume));
+            let host = HostSeen {
+                generation: seen.report.generations.get(volume).copied().unwrap_or(0),
+                disks: holding.map(|vg| vg.name.clone()).collect(),
+                volume: known.map(|known| see(&node, known)),
+            };
+            observed.hosts.insert(node, host);
+        }
+        if let Some((_, primary)) = self.primary(volume, now) {
+            // A replica cannot know what it has missed: where its primary thinks worse of it, that counts.
+            for peer in &primary.peers {
+                let host = NodeId::new(&peer.node)
+                    .ok()
+                    .and_then(|node| observed.hosts.get_mut(&node));
+                let seen = host.and_then(|host| host.volume.as_mut());
+                if let Some(replica) = seen.and_then(|seen| seen.replica.as_mut()) {
+                    let state = replica_state(&peer.state);
+                    if severity(state) > severity(replica.state) {
+                        replica.state = state;
+                    }
+                }
+            }
+        }
+        observed
+    }
+}
+
+fn see(node: &NodeId, known: &VolumeStatus) -> VolumeSeen {
+    let members = known.members.iter().filter_map(|member| {
+        Some(Member {
+            node: NodeId::new(&member.node).ok()?,
+            addr: member.addr.clone(),
+        })
+    });
+    let replica = known.replica.as_ref().map(|replica| Replica {
+        role: if replica.role == "primary" {
+            Role::Primary
+        } else {
+            Role::Secondary
+        },
+        state: replica_state(&replica.state),
+        term: replica.epoch,
+        sync_percent: replica.sync_percent,
+        sync_copied_bytes: replica.sync_copied_bytes,
+    });
+    let doors = known
+        .doors
+        .iter()
+        .map(|door| door_seen(node, &door.door))
+        .collect();
+    VolumeSeen {
+        members: members.collect(),
+        replica,
+        doors,
+    }
+}
+
+/// A door as the planner sees it.
+pub fn door_seen(node: &NodeId, spec: &DoorSpec) -> Door {
+    let (at, read_only) = match spec {
+        DoorSpec::Nbd {
+            path: None,
+            read_only,
+        } => (DoorAt::UnixDefault, *read_only),
+        DoorSpec::Nbd {
+            path: Some(path),
+            read_only,
+        } => (DoorAt::Unix(path.clone()), *read_only),
+        DoorSpec::NbdTcp { addr, read_only } => (DoorAt::Tcp(addr.clone()), *read_only),
+    };
+    Door {
+        node: node.clone(),
+        at,
+        read_only,
+    }
+}
+
+/// A door as marsd wants to hear of it.
+pub fn door_spec(door: &Door) -> DoorSpec {
+    let read_only = door.read_only;
+    match &door.at {
+        DoorAt::UnixDefault => DoorSpec::Nbd {
+            path: None,
+            read_only,
+        },
+        DoorAt::Unix(path) => DoorSpec::Nbd {
+            path: Some(path.clone()),
+            read_only,
+        },
+        DoorAt::Tcp(addr) => DoorSpec::NbdTcp {
+            addr: addr.clone(),
+            read_only,
+        },
+    }
+}
+
+/// The state that a word stands for; one that is not known is never taken for a good one.
+pub fn replica_state(word: &str) -> ReplicaState {
+    let known = ReplicaState::ALL
+        .into_iter()
+        .find(|state| state.to_string() == word);
+    known.unwrap_or(ReplicaState::Inconsistent)
+}
+
+/// Whether a step opens a door; its failure is told to whoever waits for it.
+pub fn opens_door(step: &Step) -> bool {
+    matches!(step.action, Action::DoorOpen { .. } | Action::RemoteCreate { .. })
+}
+
+/// All states from the best to the worst.
+pub const SEVERITY: [ReplicaState; 9] = [
+    ReplicaState::Uptodate,
+    ReplicaState::Behind,
+    ReplicaState::Paused,
+    ReplicaState::Syncing,
+    ReplicaState::Inconsistent,
+    ReplicaState::Unreachable,
+    ReplicaState::Detached,
+    ReplicaState::SplitBrain,
+    ReplicaState::DefectiveLog,
+];
+
+/// How bad a state is: its place in [`SEVERITY`].
+pub fn severity(state: ReplicaState) -> usize {
+    SEVERITY
+        .iter()
+        .position(|other| *other == state)
+        .unwrap_or(SEVERITY.len() - 1)
+}

@@ -1,0 +1,118 @@
+//! What does the daemon do that holds the catalog? Takes wishes, hands out steps, tells how everything stands.
+//!
+//! Requests change the catalog and nothing else; [`reconcile`] does the rest. One task reconciles, so steps and jobs
+//! are decided in one place.
+
+pub mod doors;
+pub mod jobs;
+pub mod nodes;
+pub mod reconcile;
+pub mod verify;
+pub mod vgs;
+pub mod view;
+pub mod volumes;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::ApiError;
+use api::pool::agent::{Report, Steps};
+use tokio::sync::watch;
+
+use crate::catalog::{Catalog, Tx};
+use crate::inventory::Inventory;
+use crate::tls::{Authority, Credentials};
+use jobs::Board;
+use reconcile::Handout;
+use verify::Attempts;
+
+/// Longest time that a request may ask to wait.
+pub const WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// The holder of the catalog.
+pub struct Leader {
+    /// Its own node's name.
+    pub node: String,
+    /// Where the other hosts reach it.
+    pub address: String,
+    /// What should be.
+    pub catalog: Catalog,
+    /// What is.
+    pub inventory: Inventory,
+    authority: Authority,
+    credentials: Credentials,
+    /// Counts changes of the catalog and of the inventory.
+    changed: watch::Sender<u64>,
+    handout: watch::Sender<Arc<Handout>>,
+    board: watch::Sender<Arc<Board>>,
+    attempts: Attempts,
+}
+
+impl Leader {
+    /// The leader over a catalog; reconciles once [`Leader::run`] is polled.
+    pub fn new(
+        node: &str,
+        address: &str,
+        catalog: Catalog,
+        authority: Authority,
+        credentials: Credentials,
+    ) -> Leader {
+        Leader {
+            node: node.to_owned(),
+            address: address.to_owned(),
+            catalog,
+            inventory: Inventory::default(),
+            authority,
+            credentials,
+            changed: watch::Sender::new(0),
+            handout: watch::Sender::new(Arc::new(Handout::first())),
+            board: watch::Sender::new(Arc::default()),
+            attempts: Attempts::default(),
+        }
+    }
+
+    /// Changes the catalog and wakes the reconciling task. Errors: those of `work`; nothing is changed then.
+    pub fn change<T>(
+        &self,
+        dry_run: bool,
+        work: impl FnOnce(&mut Tx) -> Result<T, ApiError>,
+    ) -> Result<T, ApiError> {
+        let answer = blocking(|| self.catalog.change(dry_run, work))?;
+        if !dry_run {
+            self.wake();
+        }
+        Ok(answer)
+    }
+
+    /// Steps for a node once their revision is not `after`, or after `wait`.
+    pub async fn agent_steps(&self, node: &str, after: u64, wait: Duration) -> Result<Steps, ApiError> {
+        self.catalog.records().node(node)?;
+        let mut handout = self.handout.subscribe();
+        let newer = handout.wait_for(|handout| handout.revision(node) != after);
+        // Nothing new is an answer too; the sender lives as long as `self`.
+        let _ = tokio::time::timeout(wait.min(WAIT_MAX), newer).await;
+        let steps = self.handout.borrow().steps(node);
+        Ok(steps)
+    }
+
+    /// Takes a node's report.
+    pub fn agent_report(&self, node: &str, report: Report) -> Result<(), ApiError> {
+        self.catalog.records().node(node)?;
+        self.inventory.report(node, report, Instant::now());
+        self.wake();
+        Ok(())
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|count| *count += 1);
+    }
+}
+
+/// Runs work that waits for a disk without holding up the other tasks of this thread.
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    use tokio::runtime::{Handle, RuntimeFlavor};
+    match Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}

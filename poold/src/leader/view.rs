@@ -1,0 +1,480 @@
+//! How does everything stand? What should be and what is, merged without hiding that they differ.
+
+use std::time::{Duration, Instant};
+
+use api::ApiError;
+use api::control::ReplicaStatus;
+use api::pool::{
+    DoorKind, DoorRow, Event, EventList, JobKind, LogRow, Node, NodeList, NodeState, PoolState, ReplicaRow,
+    Status, Vg, VgList, Volume, VolumeList, VolumeLog,
+};
+use migrate::desired::{DoorAt, VolumeDesired};
+use migrate::plan::same_door;
+use model::{NodeId, ReplicaState};
+
+use super::{Leader, WAIT_MAX};
+use crate::catalog::Records;
+use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord};
+use crate::inventory::{Blind, SEVERITY, Snapshot, door_seen, replica_state, severity};
+
+/// Most events in one answer.
+const EVENTS_PER_ANSWER: usize = 1_000;
+
+/// One look at everything.
+pub struct View<'a> {
+    /// The node that holds the catalog.
+    pub leader: &'a str,
+    /// What should be.
+    pub records: &'a Records,
+    /// What is.
+    pub snapshot: &'a Snapshot,
+    /// When.
+    pub now: Instant,
+}
+
+impl Leader {
+    /// Looks at everything.
+    pub fn view<T>(&self, look: impl FnOnce(&View<'_>) -> T) -> T {
+        let (records, snapshot) = (self.catalog.records(), self.inventory.snapshot());
+        look(&View {
+            leader: &self.node,
+            records: &records,
+            snapshot: &snapshot,
+            now: Instant::now(),
+        })
+    }
+
+    /// `volume list`.
+    pub fn volumes(&self) -> VolumeList {
+        self.view(|view| view.volumes())
+    }
+
+    /// `volume show`.
+    pub fn volume(&self, name: &str) -> Result<Volume, ApiError> {
+        self.view(|view| view.records.volume(name).map(|volume| view.volume(volume)))
+    }
+
+    /// `volume log show`.
+    pub fn volume_log(&self, name: &str) -> Result<VolumeLog, ApiError> {
+        self.view(|view| view.records.volume(name).map(|volume| view.log(volume)))
+    }
+
+    /// `node list`.
+    pub fn nodes(&self) -> NodeList {
+        self.view(|view| NodeList {
+            nodes: view.records.nodes.iter().map(|node| view.node(node)).collect(),
+        })
+    }
+
+    /// `node show`.
+    pub fn node(&self, name: &str) -> Result<Node, ApiError> {
+        self.view(|view| view.records.node(name).map(|node| view.node(node)))
+    }
+
+    /// `vg list`.
+    pub fn vgs(&self) -> VgList {
+        self.view(|view| VgList {
+            vgs: view.records.vgs.iter().map(|vg| view.vg(vg)).collect(),
+        })
+    }
+
+    /// `status`.
+    pub fn status(&self) -> Result<Status, ApiError> {
+        self.view(|view| {
+            let nodes: Vec<Node> = view.records.nodes.iter().map(|node| view.node(node)).collect();
+            let volumes = view.volumes().volumes;
+            let problems = view.problems(&nodes);
+            let running = view.records.jobs.iter().filter(|job| !job.state.ended());
+            Ok(Status {
+                pool: view.records.the_pool()?.name.clone(),
+                state: if problems.is_empty() {
+                    PoolState::Healthy
+                } else {
+                    PoolState::Degraded
+                },
+                problems,
+                nodes,
+                volumes,
+                jobs: running.map(|job| self.show_job(view.records, job)).collect(),
+            })
+        })
+    }
+
+    /// `events`: those behind `after`, waiting for the first one.
+    pub async fn events(&self, after: Option<u64>, wait: Duration) -> Result<EventList, ApiError> {
+        let look = || {
+            let records = self.catalog.records();
+            let newest = records.the_pool()?.newest_event;
+            // Without a number: the newest that fit into one answer.
+            let after = after.unwrap_or(newest.saturating_sub(EVENTS_PER_ANSWER as u64));
+            let after = format!("{after:016}");
+            let events = records
+                .events
+                .after(&after)
+                .take(EVENTS_PER_ANSWER)
+                .map(|event| Event {
+                    number: event.number,
+                    time: event.time.clone(),
+                    object: event.object.clone(),
+                    message: event.message.clone(),
+                });
+            let events: Vec<Event> = events.collect();
+            let newest = events.last().map_or(newest, |last| last.number);
+            Ok::<_, ApiError>(EventList { events, newest })
+        };
+        let mut changes = self.catalog.watch();
+        let mut list = look()?;
+        let newer = async {
+            while list.events.is_empty() && changes.changed().await.is_ok() {
+                list = look()?;
+            }
+            Ok(())
+        };
+        if let Ok(result) = tokio::time::timeout(wait.min(WAIT_MAX), newer).await {
+            result?;
+        }
+        Ok(list)
+    }
+}
+
+impl View<'_> {
+    fn volumes(&self) -> VolumeList {
+        let mut volumes: Vec<Volume> = self
+            .records
+            .volumes
+            .iter()
+            .map(|volume| self.volume(volume))
+            .collect();
+        volumes.sort_by(|a, b| a.name.cmp(&b.name));
+        VolumeList { volumes }
+    }
+
+    /// One volume.
+    pub fn volume(&self, volume: &VolumeRecord) -> Volume {
+        let primary = self.snapshot.primary(&volume.id, self.now);
+        let mut replicas = Vec::new();
+        let mut worst = None;
+        for place in volume.members.iter().chain(&volume.leaving) {
+            let (state, row) = self.replica(volume, &place.node, &place.vg, primary);
+            if volume.members.iter().any(|member| member.node == place.node) {
+                worst = worst.max(Some(severity(state)));
+            }
+            replicas.push(row);
+        }
+        let primary_node = primary.map(|(node, _)| node.to_owned());
+        let first = primary_node.clone().unwrap_or_else(|| volume.primary.clone());
+        replicas.sort_by(|a, b| (a.node != first, &a.node).cmp(&(b.node != first, &b.node)));
+        let state = match (volume.life, worst) {
+            (LifeRecord::Deleting, _) => "deleting".to_owned(),
+            (LifeRecord::New, _) => "creating".to_owned(),
+            (LifeRecord::Live, Some(worst)) => SEVERITY[worst].to_string(),
+            (LifeRecord::Live, None) => ReplicaState::Detached.to_string(),
+        };
+        Volume {
+            name: volume.name.clone(),
+            id: volume.id.clone(),
+            size_bytes: volume.size_bytes,
+            mode: volume.mode.clone(),
+            state,
+            primary: Some(first).filter(|_| volume.life != LifeRecord::Deleting),
+            epoch: primary.map_or(0, |(_, replica)| replica.epoch),
+            generation: volume.generation,
+            replicas,
+            doors: self.doors(volume),
+            last_verified: volume.last_verified.clone(),
+            job: self.records.job_at(&volume.id).map(|job| job.number.to_string()),
+        }
+    }
+
+    fn replica(
+        &self,
+        volume: &VolumeRecord,
+        node: &str,
+        vg: &str,
+        primary: Option<(&str, &ReplicaStatus)>,
+    ) -> (ReplicaState, ReplicaRow) {
+        let fresh = self.snapshot.marsd(node, self.now);
+        let known = self
+            .snapshot
+            .last_known(node, &volume.id)
+            .and_then(|known| known.replica.as_ref());
+        let as_peer = primary.and_then(|(_, replica)| replica.peers.iter().find(|peer| peer.node == node));
+        let leaving = volume.leaving.iter().any(|place| place.node == node);
+        let (state, mut reason) = match (&fresh, known) {
+            (Err(blind), _) => (ReplicaState::Unreachable, Some(format!("node {node} {blind}"))),
+            (Ok(_), None) if leaving => (ReplicaState::Detached, None),
+            (Ok(_), None) => (
+                ReplicaState::Inconsistent,
+                Some("the replica does not exist yet".to_owned()),
+            ),
+            (Ok(_), Some(replica)) => {
+                let own = replica_state(&replica.state);
+                // What the primary sees counts where it is worse: a replica cannot know what it has missed.
+                let seen = as_peer.map_or(own, |peer| replica_state(&peer.state));
+                if severity(seen) > severity(own) {
+                    let primary = primary.map_or("", |(node, _)| node);
+                    (
+                        seen,
+                        replica
+                            .reason
+                            .clone()
+                            .or_else(|| Some(format!("as its primary on {primary} sees it"))),
+                    )
+                } else {
+                    (own, replica.reason.clone())
+                }
+            }
+        };
+        if leaving {
+            reason = Some(reason.map_or("it is being removed".to_owned(), |why| {
+                format!("it is being removed; {why}")
+            }));
+        }
+        let role = known.map_or(
+            if volume.primary == node {
+                "primary"
+            } else {
+                "secondary"
+            },
+            |known| &known.role,
+        );
+        let row = ReplicaRow {
+            node: node.to_owned(),
+            role: role.to_owned(),
+            state: state.to_string(),
+            reason,
+            sync_percent: known.map_or(0.0, |known| known.sync_percent),
+            lag_bytes: as_peer.map_or(0, |peer| peer.lag_bytes),
+            lag_seconds: as_peer.map_or(0.0, |peer| peer.lag_seconds),
+            appended: known.map_or(0, |known| known.appended_lsn),
+            committed: known.map_or(0, |known| known.committed_lsn),
+            written_back: known.map_or(0, |known| known.written_back_lsn),
+            peer_committed: as_peer.map_or(known.map_or(0, |known| known.committed_lsn), |peer| {
+                peer.committed_lsn
+            }),
+            vg: vg.to_owned(),
+            age_seconds: self
+                .snapshot
+                .age_seconds(node, self.now)
+                .map(|age| (age * 10.0).round() / 10.0),
+        };
+        (state, row)
+    }
+
+    fn doors(&self, volume: &VolumeRecord) -> Vec<DoorRow> {
+        let Ok(desired) = volume.desired() else {
+            return Vec::new();
+        };
+        let mut rows: Vec<DoorRow> = desired
+            .doors
+            .iter()
+            .map(|door| door_row(&desired, door, None))
+            .collect();
+        for host in self.snapshot.hosts.keys() {
+            let (Ok(node), Some(known)) = (
+                NodeId::new(host),
+                self.snapshot.volume(host, &volume.id, self.now),
+            ) else {
+                continue;
+            };
+            for status in &known.doors {
+                let seen = door_seen(&node, &status.door);
+                let index = desired
+                    .doors
+                    .iter()
+                    .position(|door| same_door(door, &seen, &desired));
+                let row = DoorRow {
+                    path: status.path.clone(),
+                    uri: status.uri.clone(),
+                    open: true,
+                    clients: status.clients,
+                    pause_micros_max: status.pause_micros_max,
+                    ..door_row(&desired, &seen, known.replica.as_ref())
+                };
+                match index {
+                    Some(index) => rows[index] = row,
+                    None => rows.push(row),
+                }
+            }
+        }
+        rows
+    }
+
+    fn log(&self, volume: &VolumeRecord) -> VolumeLog {
+        let shown = self.volume(volume);
+        let row = |row: &ReplicaRow| {
+            let known = self
+                .snapshot
+                .last_known(&row.node, &volume.id)?
+                .replica
+                .as_ref()?;
+            Some(LogRow {
+                node: row.node.clone(),
+                role: known.role.clone(),
+                epoch: format!("{}.{}", known.epoch, known.epoch_start),
+                trimmed: known.trimmed_lsn,
+                written_back: known.written_back_lsn,
+                touched: known.touched_lsn,
+                committed: known.committed_lsn,
+                appended: known.appended_lsn,
+                kept_bytes: known.appended_lsn.saturating_sub(known.trimmed_lsn),
+                chain_digest: known.chain_digest.clone(),
+            })
+        };
+        VolumeLog {
+            name: volume.name.clone(),
+            replicas: shown.replicas.iter().filter_map(row).collect(),
+        }
+    }
+
+    /// One volume group. Reserved is what the catalog has promised, on their way or there.
+    pub fn vg(&self, vg: &VgRecord) -> Vg {
+        let (replicas, reserved_bytes) = self.reserved(&vg.node, &vg.name);
+        let report = self.snapshot.hosts.get(&vg.node);
+        let report = report.and_then(|seen| seen.report.vgs.iter().find(|report| report.name == vg.name));
+        Vg {
+            node: vg.node.clone(),
+            name: vg.name.clone(),
+            kind: vg.kind,
+            path: vg.path.clone(),
+            size_bytes: vg.size_bytes,
+            reserved_bytes,
+            free_bytes: vg.size_bytes.saturating_sub(reserved_bytes),
+            used_bytes: report
+                .filter(|report| report.problem.is_none())
+                .map(|report| report.used_bytes),
+            replicas,
+            problem: report.and_then(|report| report.problem.clone()),
+        }
+    }
+
+    fn reserved(&self, node: &str, vg: &str) -> (u64, u64) {
+        let mut sum = (0, 0);
+        for volume in self.records.volumes.iter() {
+            let here = volume.members.iter().chain(&volume.leaving);
+            let count = here.filter(|place| place.node == node && place.vg == vg).count() as u64;
+            sum = (sum.0 + count, sum.1 + count * volume.size_bytes);
+        }
+        sum
+    }
+
+    /// One host.
+    pub fn node(&self, node: &NodeRecord) -> Node {
+        let vgs: Vec<Vg> = self
+            .records
+            .vgs
+            .iter()
+            .filter(|vg| vg.node == node.name)
+            .map(|vg| self.vg(vg))
+            .collect();
+        let fresh = self.snapshot.marsd(&node.name, self.now);
+        let report = self.snapshot.hosts.get(&node.name).map(|seen| &seen.report);
+        let volumes = self.records.volumes.iter();
+        let replicas = volumes
+            .clone()
+            .filter(|volume| volume.members.iter().any(|place| place.node == node.name));
+        let primaries = volumes.filter(|volume| {
+            volume.life != LifeRecord::Deleting
+                && self
+                    .snapshot
+                    .primary(&volume.id, self.now)
+                    .map_or(volume.primary.as_str(), |(node, _)| node)
+                    == node.name
+        });
+        Node {
+            name: node.name.clone(),
+            state: match &fresh {
+                Ok(_) => NodeState::Online,
+                Err(Blind::MarsdDown(_)) => NodeState::MarsdDown,
+                Err(Blind::Never | Blind::Silent(_)) => NodeState::Unreachable,
+            },
+            reason: fresh.as_ref().err().map(ToString::to_string),
+            address: node.address.clone(),
+            peer_address: node.peer_address.clone(),
+            catalog: node.name == self.leader,
+            age_seconds: self
+                .snapshot
+                .age_seconds(&node.name, self.now)
+                .map(|age| (age * 10.0).round() / 10.0),
+            size_bytes: vgs.iter().map(|vg| vg.size_bytes).sum(),
+            reserved_bytes: vgs.iter().map(|vg| vg.reserved_bytes).sum(),
+            free_bytes: vgs.iter().map(|vg| vg.free_bytes).sum(),
+            replicas: replicas.count() as u64,
+            primaries: primaries.count() as u64,
+            poold_version: report.map(|report| report.program_version.clone()),
+            marsd_version: fresh.ok().map(|status| status.program_version.clone()),
+            joined: node.joined.clone(),
+        }
+    }
+
+    fn problems(&self, nodes: &[Node]) -> Vec<String> {
+        let mut problems = Vec::new();
+        for node in nodes.iter().filter(|node| node.state != NodeState::Online) {
+            problems.push(format!(
+                "node {} {}",
+                node.name,
+                node.reason.as_deref().unwrap_or("is not online")
+            ));
+        }
+        for vg in self.records.vgs.iter().map(|vg| self.vg(vg)) {
+            if let Some(problem) = vg.problem {
+                problems.push(format!("volume group {} on node {}: {problem}", vg.name, vg.node));
+            }
+        }
+        for volume in self
+            .records
+            .volumes
+            .iter()
+            .filter(|volume| volume.life == LifeRecord::Live)
+        {
+            let shown = self.volume(volume);
+            let job = self.records.job_at(&volume.id);
+            for row in &shown.replicas {
+                let good = severity(replica_state(&row.state)) <= severity(ReplicaState::Behind);
+                // A replica that a job is filling takes nothing away from those that were there before.
+                let expected = job.is_some_and(|job| match job.kind {
+                    JobKind::Create => true,
+                    JobKind::Join | JobKind::Migrate => job.to.as_ref().is_some_and(|to| to.node == row.node),
+                    JobKind::Delete | JobKind::Leave | JobKind::Primary | JobKind::Verify => false,
+                });
+                let leaving = volume.leaving.iter().any(|place| place.node == row.node);
+                if !good && !expected && !leaving {
+                    let why = row
+                        .reason
+                        .as_ref()
+                        .map(|why| format!(" ({why})"))
+                        .unwrap_or_default();
+                    problems.push(format!(
+                        "volume {}: the replica on {} is {}{why}",
+                        volume.name, row.node, row.state
+                    ));
+                }
+            }
+            for door in shown.doors.iter().filter(|door| !door.open) {
+                problems.push(format!(
+                    "volume {}: the door on {} is not open",
+                    volume.name, door.node
+                ));
+            }
+        }
+        problems
+    }
+}
+
+fn door_row(desired: &VolumeDesired, door: &migrate::Door, replica: Option<&ReplicaStatus>) -> DoorRow {
+    DoorRow {
+        kind: DoorKind::Nbd,
+        node: door.node.to_string(),
+        path: match &door.at {
+            DoorAt::UnixDefault => String::new(),
+            DoorAt::Unix(path) => path.clone(),
+            DoorAt::Tcp(addr) => addr.clone(),
+        },
+        uri: String::new(),
+        open: false,
+        read_only: door.read_only,
+        remote: replica.is_none() && !desired.has_member(&door.node),
+        clients: 0,
+        pause_micros_max: 0,
+    }
+}

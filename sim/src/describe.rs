@@ -1,0 +1,135 @@
+//! What happened, in one line? For traces, and for the digest of a run: bulk data is named by length and hash.
+
+use std::fmt::{self, Write};
+
+use mars::{Effect, Event, GuestRequest, Message, Reply, VolumeData};
+use xxhash_rust::xxh3::xxh3_64;
+
+fn bulk(f: &mut dyn Write, bytes: &[u8]) -> fmt::Result {
+    write!(f, "{} bytes #{:08x}", bytes.len(), xxh3_64(bytes) >> 32)
+}
+
+fn volume_data(f: &mut dyn Write, data: &VolumeData) -> fmt::Result {
+    match data {
+        VolumeData::Zeroes => f.write_str("zeroes"),
+        VolumeData::Data(data) => bulk(f, data),
+    }
+}
+
+fn message(f: &mut dyn Write, message: &Message) -> fmt::Result {
+    match message {
+        Message::Log {
+            at,
+            committed,
+            horizon,
+            bytes,
+        } => {
+            write!(f, "Log {at} committed {committed} horizon {horizon} ")?;
+            bulk(f, bytes)
+        }
+        Message::SyncRequest { id, start, digests } => {
+            write!(
+                f,
+                "SyncRequest {id} at {} extents {} #{:08x}",
+                start.0,
+                digests.len(),
+                hash_of(digests)
+            )
+        }
+        Message::SyncReply { id, end, extents } => {
+            write!(f, "SyncReply {id} end {end} extents {} ", extents.len())?;
+            bulk(
+                f,
+                &Message::SyncReply {
+                    id: *id,
+                    end: *end,
+                    extents: extents.clone(),
+                }
+                .encode(),
+            )
+        }
+        other => write!(f, "{other:?}"),
+    }
+}
+
+fn hash_of(digests: &[u128]) -> u32 {
+    digests
+        .iter()
+        .fold(0u128, |sum, digest| sum.rotate_left(7) ^ digest) as u32
+}
+
+/// Writes a guest's request.
+pub(crate) fn request(f: &mut dyn Write, request: &GuestRequest) -> fmt::Result {
+    match request {
+        GuestRequest::Write { range, data, fua } => {
+            write!(f, "Write {range}{} ", if *fua { " fua" } else { "" })?;
+            bulk(f, data)
+        }
+        other => write!(f, "{other:?}"),
+    }
+}
+
+/// Writes an event.
+pub(crate) fn event(f: &mut dyn Write, event: &Event) -> fmt::Result {
+    match event {
+        Event::Guest { tag, request: asked } => {
+            write!(f, "Guest {} ", tag.0)?;
+            request(f, asked)
+        }
+        Event::LogRead { id, bytes } => {
+            write!(f, "LogRead {} ", id.0)?;
+            bulk(f, bytes)
+        }
+        Event::VolumeRead { id, data } => {
+            write!(f, "VolumeRead {} ", id.0)?;
+            volume_data(f, data)
+        }
+        Event::Message { link, message: said } => {
+            write!(f, "Message {} ", link.0)?;
+            message(f, said)
+        }
+        other => write!(f, "{other:?}"),
+    }
+}
+
+/// Writes an effect.
+pub(crate) fn effect(f: &mut dyn Write, effect: &Effect) -> fmt::Result {
+    match effect {
+        Effect::AppendLog { at, bytes } => {
+            write!(f, "AppendLog {at} ")?;
+            bulk(f, bytes)
+        }
+        Effect::WriteVolume { id, range, data } => {
+            write!(f, "WriteVolume {} {range}", id.0)?;
+            data.iter().try_for_each(|piece| {
+                f.write_str(" ")?;
+                bulk(f, piece)
+            })
+        }
+        Effect::SaveMeta { generation, meta } => write!(
+            f,
+            "SaveMeta {generation} {} epoch {} trimmed {} back {} touched {} committed {} {:?} granted {:?} lineage {}",
+            meta.role,
+            meta.epoch,
+            meta.trimmed,
+            meta.written_back.lsn,
+            meta.touched,
+            meta.committed.lsn,
+            meta.sync,
+            meta.granted.as_ref().map(|granted| &granted.to),
+            meta.lineage.len(),
+        ),
+        Effect::Send { link, message: said } => {
+            write!(f, "Send {} ", link.0)?;
+            message(f, said)
+        }
+        Effect::Complete {
+            tag,
+            result: Ok(Reply::Data(data)),
+        } => {
+            write!(f, "Complete {} Data ", tag.0)?;
+            bulk(f, data)
+        }
+        other => write!(f, "{other:?}"),
+    }
+}

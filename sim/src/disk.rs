@@ -1,0 +1,243 @@
+//! How do a replica's log, volume and meta behave, and what is left of them after a crash?
+//!
+//! Three lanes, each in order, one operation at a time; answers may overtake one another between lanes and on their way
+//! back. Assumptions: a save of the meta is old or new, never torn (two slots); one 512-byte sector is written as one.
+
+use std::collections::VecDeque;
+
+use bytes::{Bytes, BytesMut};
+use mars::{BlockExtent, Effect, Event, VolumeData};
+use model::{SectorCount, SectorOffset, SectorRange};
+
+use crate::media::{Media, SECTOR};
+use crate::rng::Rng;
+
+/// What is done in order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    Log,
+    Volume,
+    Meta,
+}
+
+impl Lane {
+    pub const ALL: [Lane; 3] = [Lane::Log, Lane::Volume, Lane::Meta];
+
+    /// The lane of an operation; `None` for what is not done by a disk.
+    pub fn of(effect: &Effect) -> Option<Lane> {
+        match effect {
+            Effect::AppendLog { .. }
+            | Effect::FlushLog { .. }
+            | Effect::ReadLog { .. }
+            | Effect::ResetLog { .. }
+            | Effect::TrimLog { .. } => Some(Lane::Log),
+            Effect::ReadVolume { .. }
+            | Effect::VolumeStatus { .. }
+            | Effect::WriteVolume { .. }
+            | Effect::FlushVolume { .. } => Some(Lane::Volume),
+            Effect::SaveMeta { .. } => Some(Lane::Meta),
+            _ => None,
+        }
+    }
+}
+
+/// One replica's disks.
+#[derive(Clone, Debug)]
+pub(crate) struct Disk {
+    pub log: Media,
+    pub volume: Media,
+    /// Sectors known to be zero without reading.
+    holes: Vec<bool>,
+    /// The newest save.
+    pub meta: Option<Bytes>,
+    waiting: [VecDeque<Effect>; 3],
+    /// Every operation takes so many times longer than on a good day.
+    pub slowness: u64,
+}
+
+impl Disk {
+    pub fn new(contents: Vec<u8>) -> Disk {
+        let mut disk = Disk {
+            log: Media::default(),
+            holes: Vec::new(),
+            volume: Media::with(contents),
+            meta: None,
+            waiting: Default::default(),
+            slowness: 1,
+        };
+        disk.find_holes();
+        disk
+    }
+
+    fn find_holes(&mut self) {
+        let length = self.volume.end() as usize;
+        self.holes = self
+            .volume
+            .read(0, length)
+            .chunks(SECTOR)
+            .map(|s| s.iter().all(|b| *b == 0))
+            .collect();
+    }
+
+    /// Puts an operation behind those that wait; whether it is the first.
+    pub fn submit(&mut self, lane: Lane, effect: Effect) -> bool {
+        let queue = &mut self.waiting[lane as usize];
+        queue.push_back(effect);
+        queue.len() == 1
+    }
+
+    /// Microseconds until the first operation of a lane is done; `None` when there is none.
+    pub fn service_micros(&self, lane: Lane, rng: &mut Rng) -> Option<u64> {
+        let micros = match self.waiting[lane as usize].front()? {
+            Effect::AppendLog { bytes, .. } => rng.spread(2, 40) + bytes.len() as u64 / 4096,
+            Effect::FlushLog { .. } | Effect::ResetLog { .. } => rng.spread(100, 4000),
+            Effect::SaveMeta { .. } => rng.spread(100, 4000),
+            Effect::FlushVolume { .. } => rng.spread(100, 8000),
+            Effect::WriteVolume { .. } => rng.spread(10, 300),
+            _ => rng.spread(5, 200),
+        };
+        let stall = if rng.chance(1) { 20 } else { 1 };
+        Some(micros * stall * self.slowness)
+    }
+
+    /// Does the first operation of a lane, and says what to answer.
+    pub fn perform(&mut self, lane: Lane) -> Option<Event> {
+        let effect = self.waiting[lane as usize].pop_front()?;
+        self.apply(effect)
+    }
+
+    fn apply(&mut self, effect: Effect) -> Option<Event> {
+        Some(match effect {
+            Effect::AppendLog { at, bytes } => {
+                self.log.write(at.0, &bytes);
+                Event::LogWritten {
+                    up_to: at.advance(bytes.len() as u64),
+                }
+            }
+            Effect::FlushLog { up_to } => {
+                self.log.flush();
+                Event::LogFlushed { up_to }
+            }
+            Effect::ReadLog { id, at, bytes_max } => Event::LogRead {
+                id,
+                bytes: Bytes::copy_from_slice(self.log.read(at.0, bytes_max)),
+            },
+            Effect::ResetLog { id, at, keep } => {
+                if keep {
+                    self.log.cut(at.0);
+                } else {
+                    self.log.reset(at.0);
+                }
+                Event::LogReset { id }
+            }
+            Effect::TrimLog { up_to } => {
+                self.log.trim(up_to.0);
+                return None;
+            }
+            Effect::ReadVolume { id, range } => {
+                let data = if self.holes[sectors(range)].iter().all(|hole| *hole) {
+                    VolumeData::Zeroes
+                } else {
+                    let bytes = self.volume.read(range.start.bytes(), range.len_bytes() as usize);
+                    VolumeData::Data(Bytes::copy_from_slice(bytes))
+                };
+                Event::VolumeRead { id, data }
+            }
+            Effect::VolumeStatus { id, range } => Event::VolumeStatus {
+                id,
+                extents: self.extents(range),
+            },
+            Effect::WriteVolume { id, range, data } => {
+                self.write_volume(range, &data, range.len_bytes() as usize);
+                Event::VolumeWritten { id }
+            }
+            Effect::FlushVolume { id } => {
+                self.volume.flush();
+                Event::VolumeFlushed { id }
+            }
+            Effect::SaveMeta { generation, meta } => {
+                self.meta = Some(meta.encode());
+                Event::MetaSaved { generation }
+            }
+            other => panic!("{other:?} is not for a disk"),
+        })
+    }
+
+    fn write_volume(&mut self, range: SectorRange, data: &[Bytes], length: usize) {
+        let mut flat = BytesMut::with_capacity(range.len_bytes() as usize);
+        data.iter().for_each(|piece| flat.extend_from_slice(piece));
+        let hole = flat.is_empty();
+        assert!(
+            hole || flat.len() as u64 == range.len_bytes(),
+            "pieces have the range's length"
+        );
+        flat.resize(range.len_bytes() as usize, 0);
+        self.volume.write(range.start.bytes(), &flat[..length]);
+        let written = SectorRange {
+            start: range.start,
+            count: SectorCount((length / SECTOR) as u64),
+        };
+        self.holes[sectors(written)].fill(hole);
+    }
+
+    fn extents(&self, range: SectorRange) -> Vec<BlockExtent> {
+        let mut extents: Vec<BlockExtent> = Vec::new();
+        for sector in range.start.0..range.end().0 {
+            let data = !self.holes[sector as usize];
+            match extents.last_mut() {
+                Some(last) if last.data == data => last.range.count.0 += 1,
+                _ => {
+                    let range = SectorRange {
+                        start: SectorOffset(sector),
+                        count: SectorCount(1),
+                    };
+                    extents.push(BlockExtent { range, data });
+                }
+            }
+        }
+        extents
+    }
+
+    /// The process ends: each lane had got some way, its next operation perhaps half way. The page cache lives on.
+    pub fn kill(&mut self, rng: &mut Rng) {
+        for lane in Lane::ALL {
+            let mut waiting = std::mem::take(&mut self.waiting[lane as usize]);
+            let done = rng.below(waiting.len() as u64 + 1) as usize;
+            let rest = waiting.split_off(done);
+            for effect in waiting {
+                self.apply(effect);
+            }
+            match rest.into_iter().next() {
+                Some(Effect::AppendLog { at, bytes }) => {
+                    let part = rng.below((bytes.len() / SECTOR) as u64 + 1) as usize * SECTOR;
+                    self.log.write(at.0, &bytes[..part]);
+                }
+                Some(Effect::WriteVolume { range, data, .. }) => {
+                    let part = rng.below(range.count.0 + 1) as usize * SECTOR;
+                    self.write_volume(range, &data, part);
+                }
+                Some(Effect::ResetLog { at, keep: true, .. }) if at.0 < self.log.end() => {
+                    let part = rng.between(at.0 / 512, self.log.end() / 512) * 512;
+                    self.log.cut(part);
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// The host loses power, after [`Disk::kill`] if a process was running.
+    pub fn power_cut(&mut self, rng: &mut Rng) {
+        self.log.power_cut(rng);
+        self.volume.power_cut(rng);
+        self.find_holes();
+    }
+
+    /// Operations that wait.
+    pub fn waiting(&self) -> usize {
+        self.waiting.iter().map(VecDeque::len).sum()
+    }
+}
+
+fn sectors(range: SectorRange) -> std::ops::Range<usize> {
+    range.start.0 as usize..range.end().0 as usize
+}

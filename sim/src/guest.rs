@@ -1,0 +1,441 @@
+//! What may a guest expect to read? The last write it was told of, or one that it is still waiting for.
+//!
+//! The guest keeps, for every sector, all versions it ever wrote. It never has two changes of one sector under way, as no sane
+//! guest does, and as `mars::session` sees to. After a power cut of the primary a new guest begins: it may find, per sector,
+//! any version from the last one known durable to the last one ever asked for; once it has seen which, that one stays.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use mars::{BlockExtent, GuestRequest, Reply, RequestTag};
+use model::SectorRange;
+
+use crate::rng::Rng;
+use crate::stamp;
+
+#[derive(Clone, Copy, Debug)]
+struct Version {
+    stamp: u64,
+    /// When its answer came, in answers.
+    acked: Option<u64>,
+    /// Known to survive a power cut.
+    durable: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Sector {
+    versions: Vec<Version>,
+    /// The oldest version that a read may find.
+    low: usize,
+    /// Any version from `low` to the newest may be there; else the one at `low`, or the one being written.
+    uncertain: bool,
+    writing: bool,
+}
+
+/// A request until it is answered.
+#[derive(Clone, Debug)]
+pub(crate) struct Asked {
+    pub tag: RequestTag,
+    pub request: GuestRequest,
+    /// Which start of which node it was sent to.
+    pub sent: Option<(usize, u32)>,
+    /// For each sector of a range the version that is written, or the oldest that a read may find.
+    marks: Vec<usize>,
+    /// Answers that had come when it was asked.
+    clock: u64,
+}
+
+/// What a guest likes to do, in percent; the rest are reads.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Habits {
+    /// Requests under way at most.
+    pub depth: usize,
+    pub write_percent: u64,
+    pub zero_percent: u64,
+    pub flush_percent: u64,
+    pub status_percent: u64,
+    pub fua_percent: u64,
+    /// Longest request.
+    pub sectors_max: u64,
+    /// It works on so many sectors at the beginning only; the whole volume when larger.
+    pub working_set: u64,
+}
+
+/// One guest after the other, and what they know.
+#[derive(Debug)]
+pub(crate) struct Guest {
+    sectors: Vec<Sector>,
+    pub asked: BTreeMap<u64, Asked>,
+    next: u64,
+    next_stamp: u64,
+    clock: u64,
+    flushed: u64,
+    /// Where it thinks the primary is.
+    pub attached: usize,
+    pub habits: Habits,
+    /// Requests answered by kind.
+    pub answered: BTreeMap<&'static str, u64>,
+}
+
+fn kind(request: &GuestRequest) -> &'static str {
+    match request {
+        GuestRequest::Read { .. } => "guest: read",
+        GuestRequest::Write { fua: true, .. } => "guest: write with fua",
+        GuestRequest::Write { .. } => "guest: write",
+        GuestRequest::Flush => "guest: flush",
+        GuestRequest::Discard { .. } => "guest: discard",
+        GuestRequest::WriteZeroes { .. } => "guest: write zeroes",
+        GuestRequest::BlockStatus { .. } => "guest: block status",
+    }
+}
+
+fn has_fua(request: &GuestRequest) -> bool {
+    matches!(
+        request,
+        GuestRequest::Write { fua: true, .. }
+            | GuestRequest::Discard { fua: true, .. }
+            | GuestRequest::WriteZeroes { fua: true, .. }
+    )
+}
+
+impl Guest {
+    /// A guest of a volume with these stamps.
+    pub fn new(stamps: &[u64], habits: Habits) -> Guest {
+        let sector = |stamp: &u64| Sector {
+            versions: vec![Version {
+                stamp: *stamp,
+                acked: Some(0),
+                durable: true,
+            }],
+            low: 0,
+            uncertain: false,
+            writing: false,
+        };
+        Guest {
+            sectors: stamps.iter().map(sector).collect(),
+            asked: BTreeMap::new(),
+            next: 0,
+            next_stamp: 0,
+            clock: 0,
+            flushed: 0,
+            attached: 0,
+            habits,
+            answered: BTreeMap::new(),
+        }
+    }
+
+    /// Thinks of something to ask; `None` when it would touch what is being written.
+    pub fn ask(&mut self, rng: &mut Rng) -> Option<()> {
+        let reach = self.habits.working_set.min(self.sectors.len() as u64);
+        let start = rng.below(reach);
+        let count = rng
+            .spread(1, self.habits.sectors_max)
+            .min(self.sectors.len() as u64 - start);
+        let range = SectorRange::new(start, count)?;
+        let here = start as usize..(start + count) as usize;
+        let fua = rng.chance(self.habits.fua_percent);
+        let habits = self.habits;
+        let roll = rng.below(100);
+        let write = habits.write_percent;
+        let zero = write + habits.zero_percent;
+        let flush = zero + habits.flush_percent;
+        let request = if roll < zero {
+            if self.sectors[here.clone()].iter().any(|sector| sector.writing) {
+                return None;
+            }
+            if roll < write {
+                let first = self.next_stamp + 1;
+                self.next_stamp += count;
+                let data = Bytes::from(stamp::sectors(first..first + count));
+                self.begin(here.clone(), |i| first + i);
+                GuestRequest::Write { range, data, fua }
+            } else {
+                self.begin(here.clone(), |_| 0);
+                match rng.below(3) {
+                    0 => GuestRequest::Discard { range, fua },
+                    unmap => GuestRequest::WriteZeroes {
+                        range,
+                        fua,
+                        unmap: unmap == 1,
+                    },
+                }
+            }
+        } else if roll < flush {
+            GuestRequest::Flush
+        } else if roll < flush + habits.status_percent {
+            GuestRequest::BlockStatus { range }
+        } else {
+            GuestRequest::Read { range }
+        };
+        let marks = match &request {
+            GuestRequest::Flush => Vec::new(),
+            GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. } => {
+                self.sectors[here].iter().map(|sector| sector.low).collect()
+            }
+            _ => self.sectors[here]
+                .iter()
+                .map(|sector| sector.versions.len() - 1)
+                .collect(),
+        };
+        let tag = RequestTag(self.next);
+        self.next += 1;
+        self.asked.insert(
+            tag.0,
+            Asked {
+                tag,
+                request,
+                sent: None,
+                marks,
+                clock: self.clock,
+            },
+        );
+        Some(())
+    }
+
+    fn begin(&mut self, here: std::ops::Range<usize>, stamp: impl Fn(u64) -> u64) {
+        for (i, sector) in self.sectors[here].iter_mut().enumerate() {
+            sector.versions.push(Version {
+                stamp: stamp(i as u64),
+                acked: None,
+                durable: false,
+            });
+            sector.writing = true;
+        }
+    }
+
+    /// What is to be sent to `place`, in order, under new names.
+    pub fn send(&mut self, place: (usize, u32)) -> Vec<(RequestTag, GuestRequest)> {
+        let waiting: Vec<u64> = self
+            .asked
+            .values()
+            .filter(|a| a.sent.is_none())
+            .map(|a| a.tag.0)
+            .collect();
+        waiting
+            .into_iter()
+            .filter_map(|old| {
+                let mut asked = self.asked.remove(&old)?;
+                asked.tag = RequestTag(self.next);
+                asked.sent = Some(place);
+                self.next += 1;
+                let send = (asked.tag, asked.request.clone());
+                self.asked.insert(asked.tag.0, asked);
+                Some(send)
+            })
+            .collect()
+    }
+
+    /// Nothing was done; it is to be sent again.
+    pub fn refused(&mut self, tag: RequestTag) {
+        if let Some(asked) = self.asked.get_mut(&tag.0) {
+            asked.sent = None;
+        }
+    }
+
+    /// A node's start has ended: what it was asked is to be sent again.
+    pub fn lost(&mut self, place: (usize, u32)) {
+        self.asked
+            .values_mut()
+            .filter(|asked| asked.sent == Some(place))
+            .for_each(|asked| asked.sent = None);
+    }
+
+    /// An answer; `None` when nobody waits for it. Says whether it changed the volume.
+    pub fn answer(&mut self, tag: RequestTag, reply: &Reply) -> Result<bool, String> {
+        let Some(asked) = self.asked.remove(&tag.0) else {
+            return Ok(false);
+        };
+        *self.answered.entry(kind(&asked.request)).or_default() += 1;
+        match (&asked.request, reply) {
+            (GuestRequest::Read { range }, Reply::Data(data)) => {
+                if data.len() as u64 != range.len_bytes() {
+                    return Err(format!(
+                        "a read of {range} was answered with {} bytes",
+                        data.len()
+                    ));
+                }
+                for (i, bytes) in data.chunks(512).enumerate() {
+                    self.check(range.start.0 as usize + i, asked.marks[i], stamp::of(bytes))?;
+                }
+                Ok(false)
+            }
+            (GuestRequest::BlockStatus { range }, Reply::Extents(extents)) => {
+                self.check_extents(*range, &asked.marks, extents)?;
+                Ok(false)
+            }
+            (GuestRequest::Flush, Reply::Done) => {
+                self.flushed = self.flushed.max(asked.clock);
+                Ok(false)
+            }
+            (GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. }, _)
+            | (_, Reply::Data(_) | Reply::Extents(_)) => Err(format!(
+                "{:?} was answered with another kind of answer",
+                asked.request.range()
+            )),
+            (request, Reply::Done) => {
+                let durable = has_fua(request);
+                self.clock += 1;
+                let start = request.range().map_or(0, |range| range.start.0 as usize);
+                for (sector, mark) in self.sectors[start..].iter_mut().zip(asked.marks) {
+                    sector.low = mark;
+                    sector.uncertain = false;
+                    sector.writing = false;
+                    sector.versions[mark].acked = Some(self.clock);
+                    sector.versions[mark].durable = durable;
+                }
+                Ok(true)
+            }
+        }
+    }
+
+    fn check(&mut self, at: usize, low: usize, stamp: Option<u64>) -> Result<(), String> {
+        let sector = &mut self.sectors[at];
+        let newest = sector.versions.len() - 1;
+        let Some(stamp) = stamp else {
+            return Err(format!("sector {at} holds a mixture"));
+        };
+        let allowed = &sector.versions[low..];
+        let Some(first) = allowed.iter().position(|version| version.stamp == stamp) else {
+            let when = sector.versions.iter().rposition(|version| version.stamp == stamp);
+            return Err(format!(
+                "sector {at} holds version {when:?} (stamp {stamp:#x}), but only {low} to {newest} may be there"
+            ));
+        };
+        let last = allowed
+            .iter()
+            .rposition(|version| version.stamp == stamp)
+            .unwrap_or(first);
+        if sector.uncertain && !sector.writing && sector.low <= low + first {
+            // What a guest has seen after a power cut is what recovery found: it stays.
+            sector.versions.truncate(low + last + 1);
+            sector.low = low + first;
+            sector.uncertain = first != last;
+            if first == last {
+                sector.versions[low + first].durable = true;
+            }
+        }
+        Ok(())
+    }
+
+    fn check_extents(
+        &self,
+        range: SectorRange,
+        marks: &[usize],
+        extents: &[BlockExtent],
+    ) -> Result<(), String> {
+        let mut at = range.start;
+        for extent in extents {
+            if extent.range.start != at || extent.range.is_empty() {
+                return Err(format!("block status of {range} has a gap at {}", at.0));
+            }
+            at = extent.range.end();
+            for sector in (extent.range.start.0..at.0.min(range.end().0)).filter(|_| !extent.data) {
+                let low = marks[(sector - range.start.0) as usize];
+                if self.sectors[sector as usize].versions[low..]
+                    .iter()
+                    .all(|version| version.stamp != 0)
+                {
+                    return Err(format!(
+                        "block status calls sector {sector} empty, which was written"
+                    ));
+                }
+            }
+        }
+        if at != range.end() {
+            return Err(format!("block status of {range} ends at {}", at.0));
+        }
+        Ok(())
+    }
+
+    /// The primary lost power and the guest with it; a new one begins.
+    pub fn reborn(&mut self) {
+        self.asked.clear();
+        for sector in &mut self.sectors {
+            let safe = |version: &Version| {
+                version.durable || version.acked.is_some_and(|acked| acked <= self.flushed)
+            };
+            let flushed = sector.versions.iter().rposition(safe).unwrap_or(0);
+            sector.low = if sector.uncertain {
+                sector.low.max(flushed)
+            } else {
+                flushed
+            };
+            sector.uncertain = sector.low + 1 < sector.versions.len();
+            sector.writing = false;
+            // What was answered but lost must not count as flushed when a later guest flushes.
+            sector.versions[sector.low..]
+                .iter_mut()
+                .for_each(|version| version.acked = None);
+            sector.versions[sector.low].durable = true;
+        }
+    }
+
+    /// At rest: the sector must hold this.
+    pub fn check_at_rest(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
+        let low = self.sectors[at].low;
+        self.check(at, low, stamp::of(bytes))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HABITS: Habits = Habits {
+        depth: 4,
+        write_percent: 100,
+        zero_percent: 0,
+        flush_percent: 0,
+        status_percent: 0,
+        fua_percent: 0,
+        sectors_max: 1,
+        working_set: 1,
+    };
+
+    fn write(guest: &mut Guest, answer: bool) -> u64 {
+        guest.ask(&mut Rng::new(1)).expect("nothing is being written");
+        let (tag, request) = guest.send((0, 1)).pop().expect("just asked");
+        if answer {
+            guest
+                .answer(tag, &Reply::Done)
+                .expect("a write is answered with done");
+        }
+        match request {
+            GuestRequest::Write { data, .. } => stamp::of(&data).expect("one sector"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn an_answered_write_may_not_vanish_and_an_unanswered_one_may() {
+        let mut guest = Guest::new(&[9], HABITS);
+        let first = write(&mut guest, true);
+        assert!(guest.check_at_rest(0, &stamp::sector(9)).is_err());
+        let second = write(&mut guest, false);
+        assert!(guest.check_at_rest(0, &stamp::sector(first)).is_ok());
+        assert!(guest.check_at_rest(0, &stamp::sector(second)).is_ok());
+        assert!(
+            guest.ask(&mut Rng::new(1)).is_none(),
+            "one change of a sector at a time"
+        );
+    }
+
+    #[test]
+    fn after_a_power_cut_what_was_flushed_stays_and_what_was_seen_too() {
+        let mut guest = Guest::new(&[9], HABITS);
+        let first = write(&mut guest, true);
+        guest.habits.write_percent = 0;
+        guest.habits.flush_percent = 100;
+        guest.ask(&mut Rng::new(1)).expect("a flush");
+        let (tag, _) = guest.send((0, 1)).pop().expect("just asked");
+        guest.answer(tag, &Reply::Done).expect("flushed");
+        guest.habits.write_percent = 100;
+        let second = write(&mut guest, true);
+        let third = write(&mut guest, false);
+        guest.reborn();
+        assert!(guest.check_at_rest(0, &stamp::sector(9)).is_err());
+        assert!(guest.check_at_rest(0, &stamp::sector(second)).is_ok());
+        assert!(guest.check_at_rest(0, &stamp::sector(first)).is_err());
+        assert!(guest.check_at_rest(0, &stamp::sector(third)).is_err());
+    }
+}

@@ -1,0 +1,23 @@
+//! Does a whole cluster keep its promises, whatever happens? Simulated hosts around the engine that ships.
+//!
+//! One thread, one seed, virtual time. The engines are real; disks, links, clocks and the guest are not. Begin at
+//! [`World`]; `history.rs` and `guest.rs` say what is true, `world/check.rs` compares.
+
+mod describe;
+mod disk;
+mod guest;
+mod history;
+mod link;
+mod media;
+mod profile;
+mod report;
+mod rng;
+mod run;
+mod stamp;
+mod trace;
+mod world;
+
+pub use profile::Profile;
+pub use report::{Report, run_seeds};
+pub use run::{Failure, Outcome, run_seed};
+pub use world::{Figures, Violation, World};

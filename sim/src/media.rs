@@ -1,0 +1,233 @@
+//! What is on a disk, what is only in the page cache, and what does a power cut leave of it?
+
+use std::collections::BTreeMap;
+
+use crate::rng::Rng;
+
+/// What a disk writes as one.
+pub(crate) const SECTOR: usize = 512;
+
+/// Bytes with an address: a log that grows at its end and is given up at its beginning, or a volume of fixed length.
+///
+/// Reads see the page cache. For every sector that was written since the last flush, the durable contents are kept, so
+/// that a power cut can bring them back.
+#[derive(Clone, Debug, Default)]
+pub struct Media {
+    /// Address of the first byte.
+    origin: u64,
+    bytes: Vec<u8>,
+    /// Durable contents of sectors written since; `None` for one that was beyond the durable end.
+    unflushed: BTreeMap<u64, Option<Box<[u8]>>>,
+    durable_end: u64,
+    /// Bits turned, as long as their bytes are there.
+    flipped: Vec<(u64, u8)>,
+}
+
+impl Media {
+    /// A disk with contents, all durable.
+    pub fn with(bytes: Vec<u8>) -> Media {
+        let durable_end = bytes.len() as u64;
+        Media {
+            origin: 0,
+            bytes,
+            unflushed: BTreeMap::new(),
+            durable_end,
+            flipped: Vec::new(),
+        }
+    }
+
+    /// Address behind the last byte.
+    pub fn end(&self) -> u64 {
+        self.origin + self.bytes.len() as u64
+    }
+
+    /// Address behind the last byte that is sure to survive.
+    pub fn durable_end(&self) -> u64 {
+        self.durable_end
+    }
+
+    fn range(&self, at: u64, length: usize) -> std::ops::Range<usize> {
+        let from = at.clamp(self.origin, self.end()) - self.origin;
+        let to = at.saturating_add(length as u64).clamp(self.origin, self.end()) - self.origin;
+        from as usize..to as usize
+    }
+
+    /// What is there from `at`, at most `length` bytes; nothing when that was given up.
+    pub fn read(&self, at: u64, length: usize) -> &[u8] {
+        if at < self.origin {
+            return &[];
+        }
+        &self.bytes[self.range(at, length)]
+    }
+
+    /// Into the page cache; both numbers are multiples of a sector.
+    pub fn write(&mut self, at: u64, bytes: &[u8]) {
+        assert!(
+            at >= self.origin,
+            "a write before the beginning at {}",
+            self.origin
+        );
+        for sector in (at..at + bytes.len() as u64).step_by(SECTOR) {
+            let durable = (sector < self.durable_end).then(|| self.read(sector, SECTOR).into());
+            self.unflushed.entry(sector).or_insert(durable);
+        }
+        let end = at + bytes.len() as u64;
+        if end > self.end() {
+            self.bytes.resize((end - self.origin) as usize, 0);
+        }
+        let place = self.range(at, bytes.len());
+        self.bytes[place].copy_from_slice(bytes);
+    }
+
+    /// Everything written so far is durable.
+    pub fn flush(&mut self) {
+        self.unflushed.clear();
+        self.durable_end = self.end();
+    }
+
+    /// Drops everything from `at` on, durably.
+    pub fn cut(&mut self, at: u64) {
+        let at = at.clamp(self.origin, self.end());
+        self.bytes.truncate((at - self.origin) as usize);
+        self.unflushed.split_off(&at);
+        self.durable_end = self.durable_end.min(at);
+        self.flipped.retain(|(flipped, _)| *flipped < at);
+    }
+
+    /// Drops everything; what comes next is written at `at`.
+    pub fn reset(&mut self, at: u64) {
+        *self = Media {
+            origin: at,
+            durable_end: at,
+            ..Media::default()
+        };
+    }
+
+    /// Gives up what is before `at`.
+    pub fn trim(&mut self, at: u64) {
+        let at = at.clamp(self.origin, self.end());
+        self.bytes.drain(..(at - self.origin) as usize);
+        self.origin = at;
+        self.unflushed = self.unflushed.split_off(&at);
+        self.flipped.retain(|(flipped, _)| *flipped >= at);
+    }
+
+    /// Turns one bit, durably.
+    pub fn flip(&mut self, at: u64, bit: u8) {
+        self.turn(at, bit);
+        self.flipped.push((at, bit));
+    }
+
+    /// Turns all bits back.
+    pub fn repair(&mut self) {
+        for (at, bit) in std::mem::take(&mut self.flipped) {
+            self.turn(at, bit);
+        }
+    }
+
+    /// Whether a bit is not as it was written.
+    pub fn is_damaged(&self) -> bool {
+        !self.flipped.is_empty()
+    }
+
+    fn turn(&mut self, at: u64, bit: u8) {
+        let place = self.range(at, 1);
+        self.bytes[place].iter_mut().for_each(|byte| *byte ^= 1 << bit);
+    }
+
+    /// Every sector that was not flushed is kept or lost by itself; what is left is durable.
+    pub fn power_cut(&mut self, rng: &mut Rng) {
+        let kept_percent = [0, 10, 50, 90, 100][rng.below(5) as usize];
+        let mut end = self.durable_end;
+        for (sector, durable) in std::mem::take(&mut self.unflushed) {
+            if rng.chance(kept_percent) {
+                end = end.max((sector + SECTOR as u64).min(self.end()));
+                continue;
+            }
+            let place = self.range(sector, SECTOR);
+            match durable {
+                Some(durable) => self.bytes[place].copy_from_slice(&durable),
+                None => self.bytes[place].fill(0),
+            }
+        }
+        // The length of a file may survive although its contents did not.
+        let end = if rng.chance(30) {
+            rng.between(end / 512, self.end() / 512) * 512
+        } else {
+            end
+        };
+        self.bytes.truncate((end.max(self.origin) - self.origin) as usize);
+        self.durable_end = self.end();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sector(fill: u8) -> Vec<u8> {
+        vec![fill; SECTOR]
+    }
+
+    #[test]
+    fn a_flushed_sector_survives_every_power_cut() {
+        for seed in 0..200 {
+            let mut media = Media::default();
+            media.write(0, &sector(1));
+            media.flush();
+            media.write(512, &sector(2));
+            media.power_cut(&mut Rng::new(seed));
+            assert_eq!(media.read(0, 512), sector(1));
+            assert!(media.end() == 512 || [sector(0), sector(2)].contains(&media.read(512, 512).to_vec()));
+        }
+    }
+
+    #[test]
+    fn an_unflushed_overwrite_is_old_or_new_and_both_happen() {
+        let mut seen = [false; 3];
+        for seed in 0..200 {
+            let mut media = Media::with(sector(1));
+            media.write(0, &sector(2));
+            media.power_cut(&mut Rng::new(seed));
+            seen[usize::from(media.read(0, 1)[0])] = true;
+            assert_eq!(media.end(), 512);
+        }
+        assert_eq!(seen, [false, true, true]);
+    }
+
+    #[test]
+    fn an_unflushed_tail_tears_at_any_sector() {
+        let mut holes = 0;
+        for seed in 0..200 {
+            let mut media = Media::default();
+            for i in 0..8 {
+                media.write(i * 512, &sector(i as u8 + 1));
+            }
+            media.power_cut(&mut Rng::new(seed));
+            let first = media.read(0, 4096).chunks(512).map(|s| s[0]).collect::<Vec<_>>();
+            assert!(
+                first
+                    .iter()
+                    .enumerate()
+                    .all(|(i, s)| *s == 0 || usize::from(*s) == i + 1)
+            );
+            holes += usize::from(first.windows(2).any(|pair| pair[0] == 0 && pair[1] != 0));
+        }
+        assert!(holes > 20, "later sectors survive earlier ones: {holes}");
+    }
+
+    #[test]
+    fn a_log_is_cut_trimmed_and_begun_anew() {
+        let mut log = Media::default();
+        for i in 0..4 {
+            log.write(i * 512, &sector(i as u8));
+        }
+        log.trim(1024);
+        assert_eq!(log.read(0, 512), b"");
+        assert_eq!(log.read(1024, 4096).len(), 1024);
+        log.cut(1536);
+        assert_eq!(log.end(), 1536);
+        log.reset(9 * 512);
+        assert_eq!((log.end(), log.durable_end()), (9 * 512, 9 * 512));
+    }
+}

@@ -1,0 +1,158 @@
+//! What kind of cluster, and what kind of trouble? Chosen by the seed, so that no two runs are alike.
+
+use crate::guest::Habits;
+use crate::link::Quality;
+use crate::rng::Rng;
+
+/// One kind of trouble, or of work for operators.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Trouble {
+    Kill,
+    PowerCut,
+    PowerCutAll,
+    CutLink,
+    HalfOpen,
+    SlowDisk,
+    SlowNetwork,
+    BitFlip,
+    HandOver,
+    /// A hand-over, and a fault in the middle of it.
+    HandOverStruck,
+    Join,
+    Leave,
+    Checksum,
+    Mood,
+}
+
+impl Trouble {
+    const ALL: [(Trouble, u64); 14] = [
+        (Trouble::Kill, 10),
+        (Trouble::PowerCut, 7),
+        (Trouble::PowerCutAll, 2),
+        (Trouble::CutLink, 8),
+        (Trouble::HalfOpen, 4),
+        (Trouble::SlowDisk, 4),
+        (Trouble::SlowNetwork, 3),
+        (Trouble::BitFlip, 2),
+        (Trouble::HandOver, 20),
+        (Trouble::HandOverStruck, 10),
+        (Trouble::Join, 3),
+        (Trouble::Leave, 3),
+        (Trouble::Checksum, 6),
+        (Trouble::Mood, 6),
+    ];
+}
+
+/// A cluster before anything has happened, and what is to happen to it.
+#[derive(Clone, Debug)]
+pub struct Profile {
+    /// Members at the beginning.
+    pub(crate) nodes: usize,
+    /// Members at most.
+    pub(crate) nodes_max: usize,
+    pub(crate) sectors: u64,
+    pub(crate) shadow_bytes_max: u64,
+    pub(crate) log_bytes_max: u64,
+    pub(crate) habits: Habits,
+    /// A guest asks again after this, in microseconds: at least, and at most.
+    pub(crate) think_micros: (u64, u64),
+    pub(crate) quality: Quality,
+    /// Trouble comes after this, in microseconds: at least, and at most.
+    pub(crate) peace_micros: (u64, u64),
+    pub(crate) troubles: Vec<(Trouble, u64)>,
+    /// How long trouble lasts, in microseconds.
+    pub(crate) chaos_micros: u64,
+}
+
+impl Profile {
+    /// A quiet cluster on good hosts and a good network, for tests that make trouble by themselves.
+    pub fn calm(nodes: usize) -> Profile {
+        Profile {
+            nodes,
+            nodes_max: nodes + 2,
+            sectors: 512,
+            shadow_bytes_max: 256 << 10,
+            log_bytes_max: 1 << 20,
+            habits: Habits {
+                depth: 8,
+                write_percent: 50,
+                zero_percent: 5,
+                flush_percent: 5,
+                status_percent: 2,
+                fua_percent: 10,
+                sectors_max: 16,
+                working_set: u64::MAX,
+            },
+            think_micros: (100, 2000),
+            quality: Quality {
+                latency_micros: (50, 300),
+                bytes_per_milli: (20_000, 100_000),
+            },
+            peace_micros: (10_000, 100_000),
+            troubles: Vec::new(),
+            chaos_micros: 1_000_000,
+        }
+    }
+
+    /// The same, with room for so much log only.
+    pub fn with_log_bytes_max(mut self, log_bytes_max: u64) -> Profile {
+        self.log_bytes_max = log_bytes_max;
+        self
+    }
+
+    pub(crate) fn random(rng: &mut Rng) -> Profile {
+        let nodes = rng.between(2, 3) as usize;
+        let sectors = if rng.chance(10) {
+            rng.between(64, 256) * 8
+        } else {
+            rng.between(8, 64) * 8
+        };
+        let slow_network = rng.chance(15);
+        let quality = Quality {
+            latency_micros: (
+                20,
+                if slow_network {
+                    60_000
+                } else {
+                    rng.spread(50, 5000)
+                },
+            ),
+            bytes_per_milli: if slow_network { (50, 1000) } else { (1000, 200_000) },
+        };
+        let habits = Habits {
+            depth: rng.between(1, 16) as usize,
+            write_percent: rng.between(20, 70),
+            zero_percent: rng.between(0, 10),
+            flush_percent: rng.between(0, 10),
+            status_percent: rng.between(0, 4),
+            fua_percent: rng.between(0, 30),
+            sectors_max: rng.spread(1, 64),
+            working_set: if rng.chance(30) {
+                rng.between(8, 64)
+            } else {
+                u64::MAX
+            },
+        };
+        // Not every kind of trouble in every run: what one hides, the absence of it may show.
+        let mut troubles: Vec<_> = Trouble::ALL.into_iter().filter(|_| rng.chance(65)).collect();
+        if troubles.is_empty() {
+            troubles.push((Trouble::HandOver, 1));
+        }
+        let peace = rng.spread(10_000, 600_000);
+        let chaos_micros = rng.spread(2_000_000, 15_000_000);
+        let think = chaos_micros / rng.spread(500, 8000);
+        Profile {
+            nodes,
+            nodes_max: nodes + rng.between(0, 2) as usize,
+            sectors,
+            shadow_bytes_max: rng.spread(16 << 10, 1 << 20),
+            log_bytes_max: rng.spread(64 << 10, 8 << 20),
+            habits,
+            think_micros: (think / 4 + 1, think * 4),
+            quality,
+            peace_micros: (peace / 4 + 1, peace * 4),
+            troubles,
+            chaos_micros,
+        }
+    }
+}

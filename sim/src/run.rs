@@ -1,0 +1,92 @@
+//! How does one seed go? From its first moment to rest, or to the first promise that was not kept.
+
+use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+
+use crate::world::{Figures, World};
+
+/// What a seed came to.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Which.
+    pub seed: u64,
+    /// xxh3-64 of everything that happened: the same for every run of the seed.
+    pub digest: u64,
+    /// Virtual time, in microseconds.
+    pub virtual_micros: u64,
+    /// Longest time at the gate of a hand-over, in microseconds.
+    pub gate_micros_max: u64,
+    /// Happenings by kind.
+    pub counts: BTreeMap<&'static str, u64>,
+    /// The promise that was not kept.
+    pub failure: Option<Failure>,
+    /// The last lines of what happened.
+    pub trace: Vec<String>,
+}
+
+/// Why a seed failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// In words: when, who, what.
+    pub what: String,
+}
+
+thread_local! {
+    static SIMULATING: Cell<bool> = const { Cell::new(false) };
+    static PANIC: RefCell<Option<String>> = const { RefCell::new(None) };
+}
+
+/// A panic inside a simulation is a finding, not noise: its message is kept instead of printed.
+fn keep_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let print = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if SIMULATING.get() {
+                PANIC.with_borrow_mut(|kept| *kept = Some(info.to_string()));
+            } else {
+                print(info);
+            }
+        }));
+    });
+}
+
+/// Lives one seed's life; keeps the last `trace_lines` lines of it.
+pub fn run_seed(seed: u64, trace_lines: usize) -> Outcome {
+    keep_panics();
+    let mut world = World::random(seed, trace_lines);
+    SIMULATING.set(true);
+    let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
+    SIMULATING.set(false);
+    let failure = match lived {
+        Ok(Ok(())) => None,
+        Ok(Err(violation)) => Some(Failure {
+            what: violation.to_string(),
+        }),
+        Err(_) => {
+            let what = PANIC
+                .with_borrow_mut(Option::take)
+                .unwrap_or_else(|| "panic without words".to_owned());
+            Some(Failure {
+                what: format!("at {} s: {what}", world.figures().virtual_micros as f64 / 1e6),
+            })
+        }
+    };
+    let Figures {
+        digest,
+        virtual_micros,
+        gate_micros_max,
+        counts,
+    } = world.figures();
+    Outcome {
+        seed,
+        digest,
+        virtual_micros,
+        gate_micros_max,
+        counts,
+        failure,
+        trace: world.trace_lines(),
+    }
+}

@@ -1,0 +1,517 @@
+//! What happens next? Nodes, disks, links and a guest under one clock and one seed.
+
+mod chaos;
+mod check;
+mod faults;
+mod perform;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use mars::{Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, Status, Watermarks};
+use model::{Epoch, NodeId, Tick, VolumeId, VolumeSize};
+
+use crate::describe;
+use crate::disk::{Disk, Lane};
+use crate::guest::Guest;
+use crate::history::History;
+use crate::link::Network;
+use crate::profile::{Profile, Trouble};
+use crate::rng::Rng;
+use crate::stamp;
+use crate::trace::Trace;
+
+/// More happenings than any run needs: an engine that makes the world go round without getting anywhere.
+const HAPPENINGS_MAX: u64 = 5_000_000;
+
+/// Effects of one engine in one batch; more would never end.
+const EFFECTS_MAX: usize = 100_000;
+
+/// A promise that was not kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Violation {
+    /// When.
+    pub at: Tick,
+    /// By which node.
+    pub node: Option<String>,
+    /// What is wrong.
+    pub what: String,
+}
+
+impl std::fmt::Display for Violation {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "at {}.{:06} s", self.at.0 / 1_000_000, self.at.0 % 1_000_000)?;
+        if let Some(node) = &self.node {
+            write!(f, ", {node}")?;
+        }
+        write!(f, ": {}", self.what)
+    }
+}
+
+/// What is going to happen.
+#[derive(Debug)]
+enum Happening {
+    Deliver { node: usize, boot: u32, event: Event },
+    Wake { node: usize, boot: u32 },
+    Timer { node: usize, boot: u32 },
+    Disk { node: usize, boot: u32, lane: Lane },
+    Dialled { node: usize, boot: u32, peer: NodeId },
+    LinkUp { link: LinkId, end: usize },
+    Arrive { link: LinkId, to: usize, bytes: Bytes },
+    HangUp { link: LinkId, end: usize },
+    Start { node: usize },
+    Heal { a: usize, b: usize },
+    Recover { node: usize },
+    Strike { node: usize, other: usize },
+    Tell { node: usize },
+    Ask,
+    Resend,
+    Trouble,
+    Inspect,
+}
+
+/// How the log is kept at a primary for a peer, as far as can be told from outside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kept {
+    Counts,
+    Fresh,
+    Dropped,
+}
+
+/// One host with its replica.
+struct Node {
+    id: NodeId,
+    config: Config,
+    birth: Birth,
+    engine: Option<Engine>,
+    /// Starts so far: what belongs to an earlier one is ignored.
+    boot: u32,
+    disk: Disk,
+    inbox: Vec<Event>,
+    awake: bool,
+    timer: Option<Tick>,
+    status: Option<Status>,
+    marks: Option<Watermarks>,
+    kept: BTreeMap<NodeId, Kept>,
+    /// Whether it told of the damage.
+    told_damage: bool,
+    /// A restart is on its way.
+    starting: bool,
+}
+
+/// Figures of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Figures {
+    /// xxh3-64 of everything that happened.
+    pub digest: u64,
+    /// Virtual time, in microseconds.
+    pub virtual_micros: u64,
+    /// Longest time at the gate of a hand-over, in microseconds.
+    pub gate_micros_max: u64,
+    /// Happenings by kind.
+    pub counts: BTreeMap<&'static str, u64>,
+}
+
+/// A command until it is answered.
+#[derive(Debug)]
+struct Commanded {
+    node: usize,
+    boot: u32,
+    command: Command,
+    since: Tick,
+}
+
+/// A cluster with one volume, its guest, and everybody who looks at it.
+pub struct World {
+    profile: Profile,
+    rng: Rng,
+    now: Tick,
+    agenda: BTreeMap<(Tick, u64), Happening>,
+    happenings: u64,
+    nodes: Vec<Node>,
+    /// The nodes that are to have a replica.
+    members: BTreeSet<usize>,
+    network: Network,
+    guest: Guest,
+    /// The guest has work to do.
+    busy: bool,
+    resending: bool,
+    history: History,
+    trace: Trace,
+    commands: BTreeMap<CommandId, Commanded>,
+    next_command: u64,
+    acked_epoch: Epoch,
+    chaos_until: Tick,
+    counts: BTreeMap<&'static str, u64>,
+    notices: Vec<(usize, Notice)>,
+    /// Longest time at the gate of a hand-over, in microseconds.
+    gate_micros_max: u64,
+}
+
+impl World {
+    /// A cluster at its first moment; the same seed and profile always live the same life.
+    pub fn new(seed: u64, profile: Profile, trace_lines: usize) -> World {
+        let mut rng = Rng::new(seed);
+        let blank = rng.chance(50);
+        let stamps: Vec<u64> = (0..profile.sectors)
+            .map(|sector| {
+                if blank || rng.chance(30) {
+                    0
+                } else {
+                    (1 << 40) + sector
+                }
+            })
+            .collect();
+        let mut world = World {
+            network: Network::new(profile.quality),
+            guest: Guest::new(&stamps, profile.habits),
+            history: History::new(&stamps),
+            chaos_until: Tick(profile.chaos_micros),
+            profile,
+            rng,
+            now: Tick(0),
+            agenda: BTreeMap::new(),
+            happenings: 0,
+            nodes: Vec::new(),
+            members: BTreeSet::new(),
+            busy: true,
+            resending: false,
+            trace: Trace::new(trace_lines),
+            commands: BTreeMap::new(),
+            next_command: 0,
+            acked_epoch: Epoch::NONE,
+            counts: BTreeMap::new(),
+            notices: Vec::new(),
+            gate_micros_max: 0,
+        };
+        world.members = (0..world.profile.nodes).collect();
+        for index in 0..world.profile.nodes {
+            let birth = match index {
+                0 => Birth::Primary {
+                    epoch: Epoch { term: 1, start: 1 },
+                },
+                _ => Birth::Secondary,
+            };
+            let contents = if index == 0 {
+                stamp::sectors(stamps.iter().copied())
+            } else {
+                world.foreign_contents(&stamps)
+            };
+            world.add_node(birth, contents);
+        }
+        world.schedule(1, Happening::Ask);
+        world
+    }
+
+    /// What may be on a disk that joins: anything.
+    fn foreign_contents(&mut self, stamps: &[u64]) -> Vec<u8> {
+        let kind = self.rng.below(4);
+        let sectors = (0..self.profile.sectors).map(|sector| match kind {
+            0 => 0,
+            1 => (1 << 50) + sector,
+            2 if self.rng.chance(50) => stamps.get(sector as usize).copied().unwrap_or(0),
+            _ => self.rng.below(3) * ((1 << 51) + sector),
+        });
+        stamp::sectors(sectors.collect::<Vec<_>>().into_iter())
+    }
+
+    fn add_node(&mut self, birth: Birth, contents: Vec<u8>) {
+        let index = self.nodes.len();
+        let id = node_id(index);
+        let config = Config {
+            volume: VolumeId(0x5E7),
+            node: id.clone(),
+            size: VolumeSize::new(self.profile.sectors * 512).expect("profiles have a multiple of 8 sectors"),
+            members: self.member_ids(),
+            shadow_bytes_max: self.profile.shadow_bytes_max,
+            log_bytes_max: self.profile.log_bytes_max,
+        };
+        self.nodes.push(Node {
+            id,
+            config,
+            birth,
+            engine: None,
+            boot: 0,
+            disk: Disk::new(contents),
+            inbox: Vec::new(),
+            awake: false,
+            timer: None,
+            status: None,
+            marks: None,
+            kept: BTreeMap::new(),
+            told_damage: false,
+            starting: true,
+        });
+        self.schedule(1, Happening::Start { node: index });
+    }
+
+    fn member_ids(&self) -> Vec<NodeId> {
+        self.members.iter().map(|index| node_id(*index)).collect()
+    }
+
+    fn violation(&self, node: Option<usize>, what: impl Into<String>) -> Violation {
+        Violation {
+            at: self.now,
+            node: node.map(|node| self.nodes[node].id.to_string()),
+            what: what.into(),
+        }
+    }
+
+    fn count(&mut self, what: &'static str) {
+        *self.counts.entry(what).or_default() += 1;
+    }
+
+    fn say(&mut self, text: impl FnOnce() -> String) {
+        self.trace.note(self.now, None, |line| {
+            line.push_str(&text());
+            Ok(())
+        });
+    }
+
+    fn schedule(&mut self, micros: u64, happening: Happening) {
+        self.schedule_at(self.now.after_micros(micros), happening);
+    }
+
+    fn schedule_at(&mut self, at: Tick, happening: Happening) {
+        // The second part of the key keeps what happens at one moment in the order in which it was arranged.
+        self.happenings += 1;
+        self.agenda.insert((at.max(self.now), self.happenings), happening);
+    }
+
+    fn deliver(&mut self, micros: u64, node: usize, event: Event) {
+        let boot = self.nodes[node].boot;
+        self.schedule(micros, Happening::Deliver { node, boot, event });
+    }
+
+    fn is_current(&self, node: usize, boot: u32) -> bool {
+        self.nodes[node].boot == boot && self.nodes[node].engine.is_some()
+    }
+
+    /// Lets the next thing happen; false when nothing is left before `until`.
+    fn step(&mut self, until: Tick) -> Result<bool, Violation> {
+        let Some(entry) = self.agenda.first_entry() else {
+            return Ok(false);
+        };
+        if entry.key().0 > until {
+            return Ok(false);
+        }
+        let ((at, _), happening) = entry.remove_entry();
+        self.now = at;
+        if self.happenings > HAPPENINGS_MAX {
+            return Err(self.violation(None, "the world goes round without getting anywhere"));
+        }
+        match happening {
+            Happening::Deliver { node, boot, event } => self.delivered(node, boot, event),
+            Happening::Wake { node, boot } => self.wake(node, boot)?,
+            Happening::Timer { node, boot } => self.timer(node, boot),
+            Happening::Disk { node, boot, lane } => self.disk_step(node, boot, lane)?,
+            Happening::Dialled { node, boot, peer } => self.dialled(node, boot, peer),
+            Happening::LinkUp { link, end } => self.link_up(link, end),
+            Happening::Arrive { link, to, bytes } => self.arrive(link, to, bytes)?,
+            Happening::HangUp { link, end } => self.hang_up(link, end),
+            Happening::Start { node } => self.start_node(node)?,
+            Happening::Heal { a, b } => {
+                self.say(|| format!("HEAL h{a} h{b}"));
+                self.network.heal(a, b);
+            }
+            Happening::Recover { node } => self.nodes[node].disk.slowness = 1,
+            Happening::Strike { node, other } => self.strike(node, other),
+            Happening::Tell { node } => self.tell(node),
+            Happening::Ask => self.guest_asks(),
+            Happening::Resend => {
+                self.resending = false;
+                self.send_asked();
+            }
+            Happening::Trouble => self.trouble()?,
+            Happening::Inspect => self.inspect()?,
+        }
+        Ok(true)
+    }
+
+    /// Lets time pass.
+    pub fn run_for(&mut self, micros: u64) -> Result<(), Violation> {
+        let until = self.now.after_micros(micros);
+        while self.step(until)? {}
+        self.now = until;
+        Ok(())
+    }
+
+    /// Lets time pass until something holds, at most so long; false when it never did.
+    pub fn run_until(&mut self, micros_max: u64, holds: impl Fn(&World) -> bool) -> Result<bool, Violation> {
+        let until = self.now.after_micros(micros_max);
+        while !holds(self) {
+            if !self.step(until)? {
+                self.now = until;
+                return Ok(holds(self));
+            }
+        }
+        Ok(true)
+    }
+
+    fn delivered(&mut self, node: usize, boot: u32, event: Event) {
+        if !self.is_current(node, boot) {
+            return;
+        }
+        self.nodes[node].inbox.push(event);
+        if !self.nodes[node].awake {
+            self.nodes[node].awake = true;
+            let micros = self.rng.below(20);
+            self.schedule(micros, Happening::Wake { node, boot });
+        }
+    }
+
+    /// The driver's loop: apply all that is ready, then take all effects.
+    fn wake(&mut self, node: usize, boot: u32) -> Result<(), Violation> {
+        if !self.is_current(node, boot) {
+            return Ok(());
+        }
+        self.nodes[node].awake = false;
+        for event in std::mem::take(&mut self.nodes[node].inbox) {
+            self.trace.note(self.now, Some(node), |line| {
+                line.push_str("<- ");
+                describe::event(line, &event)
+            });
+            self.foresee(node, &event);
+            if let Some(engine) = &mut self.nodes[node].engine {
+                engine.handle(self.now, event);
+            }
+        }
+        let mut taken = 0;
+        while let Some(effect) = self.nodes[node].engine.as_mut().and_then(Engine::poll_effect) {
+            taken += 1;
+            if taken > EFFECTS_MAX {
+                return Err(self.violation(Some(node), "effects without end"));
+            }
+            self.trace.note(self.now, Some(node), |line| {
+                line.push_str("-> ");
+                describe::effect(line, &effect)
+            });
+            self.take(node, effect)?;
+        }
+        self.observe(node)?;
+        self.arm(node);
+        Ok(())
+    }
+
+    /// Sees to it that the engine's timer goes off.
+    fn arm(&mut self, node: usize) {
+        let Some(due) = self.nodes[node].engine.as_ref().and_then(Engine::poll_timeout) else {
+            return;
+        };
+        // A clock has a grain: a timer never goes off in the moment in which it was asked for.
+        let due = due.max(self.now.after_micros(1));
+        if self.nodes[node].timer.is_none_or(|armed| due < armed) {
+            self.nodes[node].timer = Some(due);
+            let boot = self.nodes[node].boot;
+            self.schedule_at(due, Happening::Timer { node, boot });
+        }
+    }
+
+    fn timer(&mut self, node: usize, boot: u32) {
+        if !self.is_current(node, boot) || self.nodes[node].timer.is_none_or(|due| due > self.now) {
+            return;
+        }
+        self.nodes[node].timer = None;
+        let due = self.nodes[node].engine.as_ref().and_then(Engine::poll_timeout);
+        if due.is_some_and(|due| due <= self.now) {
+            self.delivered(node, boot, Event::Timer);
+        } else {
+            self.arm(node);
+        }
+    }
+
+    fn start_node(&mut self, node: usize) -> Result<(), Violation> {
+        self.nodes[node].starting = false;
+        if self.nodes[node].engine.is_some() || !self.members.contains(&node) {
+            return Ok(());
+        }
+        self.say(|| format!("START h{node}"));
+        self.count("engine: starts");
+        let members = self.member_ids();
+        let now = self.now;
+        let place = &mut self.nodes[node];
+        place.config.members = members;
+        place.boot += 1;
+        place.inbox.clear();
+        place.timer = None;
+        place.marks = None;
+        place.status = None;
+        place.kept.clear();
+        let config = place.config.clone();
+        let engine = match &place.disk.meta {
+            None => Engine::create(now, config, place.birth),
+            Some(slot) => match Meta::decode(slot.clone()) {
+                Ok(meta) => Engine::open(now, config, meta),
+                Err(e) => {
+                    return Err(self.violation(Some(node), format!("its meta cannot be read back: {e}")));
+                }
+            },
+        };
+        let place = &mut self.nodes[node];
+        place.engine = Some(engine);
+        place.awake = true;
+        let boot = place.boot;
+        self.schedule(0, Happening::Wake { node, boot });
+        self.send_asked();
+        Ok(())
+    }
+
+    /// What is to be told of the run so far.
+    pub fn figures(&self) -> Figures {
+        let mut counts = self.counts.clone();
+        for (kind, answered) in &self.guest.answered {
+            *counts.entry(kind).or_default() += answered;
+        }
+        counts.insert("engine: batches", self.history.batches);
+        counts.insert("engine: ends of a log lost", self.history.cuts);
+        counts.insert("checks: events and effects", self.trace.lines);
+        Figures {
+            digest: self.trace.digest(),
+            virtual_micros: self.now.0,
+            gate_micros_max: self.gate_micros_max,
+            counts,
+        }
+    }
+
+    /// The last lines of what happened.
+    pub fn trace_lines(&self) -> Vec<String> {
+        self.trace.kept()
+    }
+
+    /// The nodes that serve guests.
+    fn serving(&self) -> Vec<usize> {
+        let serves =
+            |node: &Node| node.engine.is_some() && node.status.as_ref().is_some_and(|status| status.serving);
+        (0..self.nodes.len())
+            .filter(|index| serves(&self.nodes[*index]))
+            .collect()
+    }
+
+    fn command(&mut self, node: usize, command: Command) -> CommandId {
+        let id = CommandId(self.next_command);
+        self.next_command += 1;
+        let boot = self.nodes[node].boot;
+        self.say(|| format!("COMMAND h{node} {} {command:?}", id.0));
+        self.commands.insert(
+            id,
+            Commanded {
+                node,
+                boot,
+                command: command.clone(),
+                since: self.now,
+            },
+        );
+        self.deliver(1, node, Event::Command { id, command });
+        id
+    }
+}
+
+/// The name of a node by its number.
+fn node_id(index: usize) -> NodeId {
+    NodeId::new(&format!("h{index}")).expect("a letter and a number are a name")
+}
+
+/// The number of a node by its name.
+fn node_index(id: &NodeId) -> Option<usize> {
+    id.as_str().strip_prefix('h')?.parse().ok()
+}

@@ -1,0 +1,320 @@
+//! Is every promise kept? Looked at after every step, at random moments, and at rest.
+
+use mars::record::{Batch, BatchError, Record};
+use mars::{Meta, Notice, Status, SyncState};
+use model::{Epoch, Lsn, ReplicaState, Role};
+
+use super::{Happening, Kept, Violation, World, node_index};
+use crate::disk::Disk;
+use crate::media::SECTOR;
+use crate::stamp;
+
+/// A command that is not answered by then is stuck: the longest has 30 s to drain and a few at the gate.
+const COMMAND_MICROS_MAX: u64 = 60_000_000;
+
+/// A healed cluster is at rest by then, full syncs over slow links included.
+const SETTLE_MICROS_MAX: u64 = 180_000_000;
+
+impl World {
+    /// After every batch of events: one who serves, marks that only grow and are in order.
+    pub(super) fn observe(&mut self, node: usize) -> Result<(), Violation> {
+        let Some(engine) = &self.nodes[node].engine else {
+            return Ok(());
+        };
+        let status = engine.status(self.now);
+        let marks = status.watermarks;
+        let chain = [
+            marks.trimmed(),
+            marks.written_back(),
+            marks.touched(),
+            marks.committed(),
+            marks.appended(),
+        ];
+        if !chain.is_sorted() {
+            return Err(self.violation(Some(node), format!("watermarks out of order: {marks:?}")));
+        }
+        if let Some(before) = self.nodes[node].marks {
+            let before = [
+                before.trimmed(),
+                before.written_back(),
+                before.touched(),
+                before.committed(),
+                before.appended(),
+            ];
+            if before.iter().zip(&chain).any(|(before, now)| now < before) {
+                return Err(self.violation(
+                    Some(node),
+                    format!("watermarks go back from {before:?} to {chain:?}"),
+                ));
+            }
+        }
+        if let Some(before) = &self.nodes[node].status
+            && status.epoch < before.epoch
+        {
+            let what = format!("epoch goes back from {} to {}", before.epoch, status.epoch);
+            return Err(self.violation(Some(node), what));
+        }
+        if status.serving && status.role != Role::Primary {
+            return Err(self.violation(Some(node), "serves guests without being primary"));
+        }
+        let serves = status.serving;
+        self.nodes[node].marks = Some(marks);
+        self.nodes[node].status = Some(status);
+        if serves {
+            let serving = self.serving();
+            if serving.len() > 1 {
+                return Err(self.violation(Some(node), format!("{serving:?} serve at the same time")));
+            }
+        }
+        Ok(())
+    }
+
+    /// No log is given up that a peer which counts does not have durably.
+    pub(super) fn check_trim(&mut self, node: usize, up_to: Lsn) -> Result<(), Violation> {
+        let serves = self.nodes[node]
+            .status
+            .as_ref()
+            .is_some_and(|status| status.serving);
+        if !serves {
+            return Ok(());
+        }
+        for (peer, kept) in self.nodes[node].kept.clone() {
+            let Some(index) = node_index(&peer).filter(|index| self.members.contains(index)) else {
+                continue;
+            };
+            let whole = self.meta(index).is_some_and(|meta| meta.sync == SyncState::Whole);
+            let has = self.nodes[index].disk.log.durable_end();
+            if kept == Kept::Counts && whole && has < up_to.0 {
+                let what = format!(
+                    "gives up its log before {up_to}, but {peer}, which counts, has it to {has} only"
+                );
+                return Err(self.violation(Some(node), what));
+            }
+        }
+        Ok(())
+    }
+
+    /// At a random moment: would a replica that says it is whole be a version of the volume if everything stopped now?
+    pub(super) fn inspect(&mut self) -> Result<(), Violation> {
+        let members: Vec<usize> = self.members.iter().copied().collect();
+        if let Some(node) = self.rng.pick(&members).copied() {
+            self.inspect_node(node)?;
+        }
+        let late = self
+            .commands
+            .values()
+            .find(|c| self.now.micros_since(c.since) > COMMAND_MICROS_MAX);
+        if let Some(late) = late {
+            return Err(self.violation(Some(late.node), format!("never answers {:?}", late.command)));
+        }
+        if self.now < self.chaos_until {
+            let micros = self.rng.spread(10_000, 300_000);
+            self.schedule(micros, Happening::Inspect);
+        }
+        Ok(())
+    }
+
+    pub(super) fn inspect_node(&mut self, node: usize) -> Result<(), Violation> {
+        let mut disk = self.nodes[node].disk.clone();
+        if self.rng.chance(70) {
+            disk.kill(&mut self.rng);
+            if self.rng.chance(70) {
+                disk.power_cut(&mut self.rng);
+            }
+        }
+        self.check_version(node, disk)
+    }
+
+    /// A replica is disk, log and meta together: what recovery would make of them must be a version.
+    fn check_version(&mut self, node: usize, mut disk: Disk) -> Result<(), Violation> {
+        let Some(slot) = disk.meta.clone() else {
+            return Ok(());
+        };
+        let meta = Meta::decode(slot)
+            .map_err(|e| self.violation(Some(node), format!("its meta is unreadable: {e}")))?;
+        if meta.sync != SyncState::Whole {
+            return Ok(());
+        }
+        // The damage is known; what is asked here is whether it was kept away from the disk.
+        disk.log.repair();
+        self.count("checks: inspections");
+        self.recover(&meta, &mut disk)
+            .map_err(|what| self.violation(Some(node), what))
+    }
+
+    fn recover(&self, meta: &Meta, disk: &mut Disk) -> Result<(), String> {
+        let version = meta.touched;
+        if !self.history.holds(meta.written_back) {
+            return Err(format!(
+                "its disk begins at {}, which is on no primary's history",
+                meta.written_back.lsn
+            ));
+        }
+        if version > self.history.committed() {
+            let safe = self.history.committed();
+            return Err(format!(
+                "its disk holds writes up to {version}, but its primary could still lose {safe} and later"
+            ));
+        }
+        let mut at = meta.written_back;
+        let from = at.lsn.0;
+        let log = bytes::Bytes::copy_from_slice(disk.log.read(from, usize::MAX / 2));
+        let mut rest = log;
+        let mut contents = disk.volume.read(0, usize::MAX / 2).to_vec();
+        while at.lsn < meta.committed.lsn {
+            let batch = match Batch::decode_next(&rest, meta.volume, at, Epoch::NONE) {
+                Ok(batch) => batch,
+                Err(BatchError::Incomplete { .. }) | Err(BatchError::Bad { .. }) => {
+                    return Err(format!(
+                        "its log is not whole at {}; {} was durable",
+                        at.lsn, meta.committed.lsn
+                    ));
+                }
+            };
+            rest = rest.slice(batch.header.batch_bytes as usize..);
+            at = batch.end;
+            if at.lsn <= version {
+                batch.records.iter().for_each(|record| lay(record, &mut contents));
+            }
+        }
+        for (sector, bytes) in contents.chunks(SECTOR).enumerate() {
+            let want = self.history.stamp_at(sector, version);
+            if stamp::of(bytes) != Some(want) {
+                return Err(format!(
+                    "sector {sector} is no version: at {version} it was {want:#x}, recovery from {from} makes {:#x?}",
+                    stamp::of(bytes)
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults stop, everything comes back, the guest gets its answers; then all replicas must be one.
+    pub fn settle(&mut self) -> Result<(), Violation> {
+        self.say(|| "CALM".to_owned());
+        self.chaos_until = self.now;
+        self.busy = false;
+        self.network.heal_all();
+        self.network.quality = self.profile.quality;
+        for node in 0..self.nodes.len() {
+            self.nodes[node].disk.slowness = 1;
+            if self.members.contains(&node) {
+                self.start_after(node, 1000);
+            }
+        }
+        self.tell_members();
+        let until = self.now.after_micros(SETTLE_MICROS_MAX);
+        while self.now < until {
+            if self.run_until(100_000, World::is_at_rest)? {
+                return self.check_rest();
+            }
+            if let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].told_damage) {
+                self.replace(node);
+            }
+        }
+        let states: Vec<String> = self.members.iter().map(|node| self.stand(*node)).collect();
+        let what = format!(
+            "never comes to rest; {} requests and {} commands unanswered\n  {}",
+            self.guest.asked.len(),
+            self.commands.len(),
+            states.join("\n  ")
+        );
+        Err(self.violation(None, what))
+    }
+
+    fn tell_members(&mut self) {
+        for node in self.members.clone() {
+            self.schedule(5000, Happening::Tell { node });
+        }
+    }
+
+    fn stand(&self, node: usize) -> String {
+        match &self.nodes[node].status {
+            None => format!("h{node} is down"),
+            Some(s) => format!(
+                "h{node} {} {} ({}) epoch {} primary {:?} tip {} waiting {} {:?}",
+                s.role,
+                s.state,
+                s.reason.as_deref().unwrap_or("-"),
+                s.epoch,
+                s.primary,
+                s.tip.lsn,
+                s.waiting_requests,
+                s.watermarks
+            ),
+        }
+    }
+
+    /// Whether nothing is left to do.
+    pub fn is_at_rest(&self) -> bool {
+        self.guest.asked.is_empty()
+            && self.commands.is_empty()
+            && self.serving().len() == 1
+            && self.members.iter().all(|node| {
+                let node = &self.nodes[*node];
+                node.engine.is_some()
+                    && node.disk.waiting() == 0
+                    && node.status.as_ref().is_some_and(|status| {
+                        let marks = status.watermarks;
+                        status.state == ReplicaState::Uptodate
+                            && marks.written_back() == marks.appended()
+                            && status.tip == self.history.end()
+                            && status.shadow_bytes == 0
+                    })
+            })
+    }
+
+    /// All replicas hold the same, the same as the history, and the same as what the guest was told.
+    fn check_rest(&mut self) -> Result<(), Violation> {
+        self.say(|| "AT REST".to_owned());
+        let end = self.history.end().lsn;
+        for node in self.members.clone() {
+            for sector in 0..self.profile.sectors {
+                let bytes = self.nodes[node]
+                    .disk
+                    .volume
+                    .read(sector * SECTOR as u64, SECTOR)
+                    .to_vec();
+                let want = self.history.stamp_at(sector as usize, end);
+                if stamp::of(&bytes) != Some(want) {
+                    let have = stamp::of(&bytes);
+                    let what = format!("at rest sector {sector} holds {have:#x?} instead of {want:#x}");
+                    return Err(self.violation(Some(node), what));
+                }
+                let told = self.guest.check_at_rest(sector as usize, &bytes);
+                told.map_err(|what| self.violation(Some(node), format!("at rest, {what}")))?;
+            }
+            self.check_version(node, self.nodes[node].disk.clone())?;
+        }
+        self.count("checks: rests");
+        Ok(())
+    }
+
+    /// How a node stands, as it said last; `None` when it is down.
+    pub fn status(&self, node: usize) -> Option<&Status> {
+        self.nodes[node].status.as_ref()
+    }
+
+    /// The node that serves guests now.
+    pub fn primary(&self) -> Option<usize> {
+        self.serving().first().copied()
+    }
+
+    /// News so far, each with who told it.
+    pub fn notices(&self) -> &[(usize, Notice)] {
+        &self.notices
+    }
+}
+
+fn lay(record: &Record, contents: &mut [u8]) {
+    let (range, data) = match record {
+        Record::Write { range, data } => (range, Some(data)),
+        Record::Discard { range } | Record::Zeroes { range, .. } => (range, None),
+        Record::Epoch { .. } => return,
+    };
+    let place = &mut contents[range.start.bytes() as usize..range.end().bytes() as usize];
+    match data {
+        Some(data) => place.copy_from_slice(data),
+        None => place.fill(0),
+    }
+}

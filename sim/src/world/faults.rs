@@ -1,0 +1,244 @@
+//! What can go wrong, and what do operators do? Tests and chance use the same levers.
+
+use mars::{Birth, Command, CommandId, LinkId, Meta, SyncState};
+use model::Role;
+
+use super::{Happening, World, node_id};
+use crate::disk::Disk;
+use crate::link::IDLE_MICROS;
+
+impl World {
+    /// The process on a node ends at once; the page cache lives on.
+    pub fn kill(&mut self, node: usize) {
+        if self.nodes[node].engine.is_none() {
+            return;
+        }
+        self.say(|| format!("KILL h{node}"));
+        self.count("faults: kill -9");
+        self.end_process(node);
+        for link in self.links_of(node) {
+            let abrupt = self.rng.chance(50);
+            self.leave_links(node, link, abrupt);
+        }
+    }
+
+    fn end_process(&mut self, node: usize) {
+        let place = &mut self.nodes[node];
+        place.engine = None;
+        place.status = None;
+        place.inbox.clear();
+        place.disk.kill(&mut self.rng);
+        let ended = (node, self.nodes[node].boot);
+        self.guest.lost(ended);
+        self.commands
+            .retain(|_, commanded| (commanded.node, commanded.boot) != ended);
+        self.send_asked();
+    }
+
+    fn links_of(&self, node: usize) -> Vec<LinkId> {
+        self.network.links_of(node, self.nodes[node].boot)
+    }
+
+    fn leave_links(&mut self, node: usize, link: LinkId, abrupt: bool) {
+        if let Some(end) = self.network.end_of(link, node, self.nodes[node].boot) {
+            self.leave_link(link, end, abrupt);
+        }
+    }
+
+    /// The host loses power: what was not flushed is lost, kept or torn. If it may have been primary, so is its guest.
+    pub fn power_cut(&mut self, node: usize) {
+        self.say(|| format!("POWER CUT h{node}"));
+        self.count("faults: power cut");
+        if self.nodes[node].engine.is_some() {
+            self.end_process(node);
+            for link in self.links_of(node) {
+                // Nobody says good-bye: the others wait until they have heard nothing for long.
+                self.lose_link(link, true);
+                self.leave_links(node, link, false);
+            }
+        }
+        self.nodes[node].disk.power_cut(&mut self.rng);
+        let primary = match self.meta(node) {
+            Some(meta) => meta.role == Role::Primary,
+            None => matches!(self.nodes[node].birth, Birth::Primary { .. }),
+        };
+        if primary {
+            self.count("faults: power cut of a primary");
+            self.guest.reborn();
+        }
+    }
+
+    /// What a node would find after a restart now; `None` when it never saved anything.
+    pub(super) fn meta(&self, node: usize) -> Option<Meta> {
+        Meta::decode(self.nodes[node].disk.meta.clone()?).ok()
+    }
+
+    /// A node comes back after so many microseconds.
+    pub fn start_after(&mut self, node: usize, micros: u64) {
+        if self.nodes[node].engine.is_none() && !self.nodes[node].starting {
+            self.nodes[node].starting = true;
+            self.schedule(micros, Happening::Start { node });
+        }
+    }
+
+    fn lose_link(&mut self, link: LinkId, silent: bool) {
+        if let Some(found) = self.network.links.get_mut(&link) {
+            found.lost = true;
+        }
+        for end in 0..2 {
+            let micros = if silent {
+                IDLE_MICROS + self.rng.below(500_000)
+            } else {
+                self.rng.spread(100, 2_000_000)
+            };
+            self.schedule(micros, Happening::HangUp { link, end });
+        }
+    }
+
+    /// Two nodes cannot reach each other until healed; with `silent`, their connections die of silence only.
+    pub fn cut_link(&mut self, a: usize, b: usize, silent: bool) {
+        self.say(|| format!("CUT h{a} h{b}{}", if silent { " silently" } else { "" }));
+        self.count("faults: network cut");
+        for link in self.network.cut(a, b) {
+            self.lose_link(link, silent);
+        }
+    }
+
+    /// Two nodes reach each other again.
+    pub fn heal(&mut self, a: usize, b: usize) {
+        self.network.heal(a, b);
+    }
+
+    /// One connection dies without anybody noticing for long.
+    pub(super) fn half_open(&mut self) {
+        let links: Vec<LinkId> = self
+            .network
+            .links
+            .iter()
+            .filter(|(_, l)| !l.lost)
+            .map(|(id, _)| *id)
+            .collect();
+        if let Some(link) = self.rng.pick(&links).copied() {
+            self.say(|| format!("HALF OPEN link {}", link.0));
+            self.count("faults: connection half open");
+            let silent = self.rng.chance(70);
+            self.lose_link(link, silent);
+        }
+    }
+
+    /// Asks a node to give its role to another.
+    pub fn hand_over(&mut self, from: usize, to: usize, gate_micros_max: u64) -> Option<CommandId> {
+        self.nodes[from].engine.as_ref()?;
+        self.count("operators: hand-over");
+        Some(self.command(
+            from,
+            Command::HandOver {
+                to: node_id(to),
+                gate_micros_max,
+            },
+        ))
+    }
+
+    /// Asks a node to digest its contents.
+    pub fn checksum(&mut self, node: usize) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: checksum");
+        Some(self.command(node, Command::Checksum))
+    }
+
+    /// A node without a replica gets one; returns which.
+    pub fn join(&mut self) -> usize {
+        let idle = (0..self.nodes.len()).find(|node| !self.members.contains(node));
+        let node = idle.unwrap_or(self.nodes.len());
+        self.say(|| format!("JOIN h{node}"));
+        self.count("operators: join");
+        self.members.insert(node);
+        if node == self.nodes.len() {
+            let contents = self.foreign_contents(&[]);
+            self.add_node(Birth::Secondary, contents);
+        } else {
+            self.wipe(node);
+            self.start_after(node, 1);
+        }
+        self.tell_all();
+        node
+    }
+
+    /// A member gives its replica up; only for one that is not primary and is not becoming it.
+    pub fn leave(&mut self, node: usize) {
+        self.say(|| format!("LEAVE h{node}"));
+        self.count("operators: leave");
+        self.members.remove(&node);
+        if self.nodes[node].engine.is_some() {
+            self.end_process(node);
+            for link in self.links_of(node) {
+                self.leave_links(node, link, false);
+            }
+        }
+        self.tell_all();
+    }
+
+    /// A replica whose log is damaged is thrown away and made anew.
+    pub(super) fn replace(&mut self, node: usize) {
+        self.say(|| format!("REPLACE h{node}"));
+        self.count("operators: replace");
+        if self.nodes[node].engine.is_some() {
+            self.end_process(node);
+            for link in self.links_of(node) {
+                self.leave_links(node, link, false);
+            }
+        }
+        self.wipe(node);
+        self.start_after(node, 1000);
+    }
+
+    fn wipe(&mut self, node: usize) {
+        let contents = self.foreign_contents(&[]);
+        let place = &mut self.nodes[node];
+        place.disk = Disk::new(contents);
+        place.birth = Birth::Secondary;
+        place.told_damage = false;
+    }
+
+    fn tell_all(&mut self) {
+        for node in self.members.clone() {
+            let micros = self.rng.spread(100, 300_000);
+            self.schedule(micros, Happening::Tell { node });
+        }
+    }
+
+    /// Tells a node who the members are now; one that is down learns it when it starts.
+    pub(super) fn tell(&mut self, node: usize) {
+        let members = self.member_ids();
+        if self.nodes[node].engine.is_some()
+            && self.members.contains(&node)
+            && self.nodes[node].config.members != members
+        {
+            self.nodes[node].config.members = members.clone();
+            self.command(node, Command::SetMembers { members });
+        }
+    }
+
+    /// Turns a bit of a stopped replica's log where it must still be whole; false when there is no such place.
+    pub fn flip_bit(&mut self, node: usize) -> bool {
+        let Some(meta) = self.meta(node) else { return false };
+        let (from, to) = (meta.written_back.lsn.0, meta.committed.lsn.0);
+        let place = &self.nodes[node];
+        let unfit = place.engine.is_some() || meta.sync != SyncState::Whole || place.disk.log.is_damaged();
+        if unfit || from >= to {
+            return false;
+        }
+        let (at, bit) = (self.rng.between(from, to - 1), self.rng.below(8) as u8);
+        self.say(|| format!("BIT FLIP h{node} at {at} bit {bit}"));
+        self.count("faults: bit flipped in a log");
+        self.nodes[node].disk.log.flip(at, bit);
+        true
+    }
+
+    /// A node's disks take so many times longer.
+    pub fn slow_disk(&mut self, node: usize, slowness: u64) {
+        self.say(|| format!("SLOW DISK h{node} {slowness}"));
+        self.count("faults: slow disk");
+        self.nodes[node].disk.slowness = slowness;
+    }
+}

@@ -1,0 +1,411 @@
+//! How does the world do what an engine asks for?
+
+use bytes::Bytes;
+use mars::{
+    Answer, CommandError, CommandId, Effect, Event, GuestError, LinkId, Message, Notice, Reply, RequestTag,
+};
+use model::NodeId;
+
+use super::{Happening, Kept, Violation, World, node_index};
+use crate::disk::Lane;
+use crate::link::Stage;
+
+impl World {
+    pub(super) fn take(&mut self, node: usize, effect: Effect) -> Result<(), Violation> {
+        if let Some(lane) = Lane::of(&effect) {
+            return self.submit(node, lane, effect);
+        }
+        match effect {
+            Effect::Dial { peer } => {
+                let boot = self.nodes[node].boot;
+                let micros = self.rng.spread(50, 3000);
+                self.schedule(micros, Happening::Dialled { node, boot, peer });
+            }
+            Effect::Send { link, message } => self.send(node, link, &message),
+            Effect::Close { link } => {
+                if let Some(end) = self.network.end_of(link, node, self.nodes[node].boot) {
+                    self.leave_link(link, end, false);
+                }
+            }
+            Effect::Complete { tag, result } => self.completed(node, tag, result)?,
+            Effect::Answer { id, result } => self.answered(node, id, result)?,
+            Effect::Notice(notice) => self.noticed(node, notice)?,
+            other => panic!("{other:?} has no lane"),
+        }
+        Ok(())
+    }
+
+    fn submit(&mut self, node: usize, lane: Lane, effect: Effect) -> Result<(), Violation> {
+        match &effect {
+            Effect::AppendLog { at, bytes } => {
+                let name = self.nodes[node].id.to_string();
+                let told = self.history.appended(node, &name, *at, bytes);
+                told.map_err(|what| self.violation(Some(node), what))?;
+            }
+            Effect::TrimLog { up_to } => self.check_trim(node, *up_to)?,
+            _ => {}
+        }
+        if self.nodes[node].disk.submit(lane, effect) {
+            self.work_lane(node, lane);
+        }
+        Ok(())
+    }
+
+    fn work_lane(&mut self, node: usize, lane: Lane) {
+        if let Some(micros) = self.nodes[node].disk.service_micros(lane, &mut self.rng) {
+            let boot = self.nodes[node].boot;
+            self.schedule(micros.max(1), Happening::Disk { node, boot, lane });
+        }
+    }
+
+    pub(super) fn disk_step(&mut self, node: usize, boot: u32, lane: Lane) -> Result<(), Violation> {
+        if !self.is_current(node, boot) {
+            return Ok(());
+        }
+        if let Some(event) = self.nodes[node].disk.perform(lane) {
+            if let Event::LogFlushed { up_to } = event {
+                self.history.flushed(node, up_to);
+            }
+            let micros = self.rng.spread(1, 60);
+            self.deliver(micros, node, event);
+        }
+        self.work_lane(node, lane);
+        // What is durable in the wrong order shows right after a save of the meta, and not for long.
+        if lane == Lane::Meta && self.rng.chance(5) {
+            self.inspect_node(node)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn dialled(&mut self, node: usize, boot: u32, peer: NodeId) {
+        if !self.is_current(node, boot) {
+            return;
+        }
+        let other = node_index(&peer).filter(|other| *other < self.nodes.len() && *other != node);
+        let Some(other) = other else {
+            return self.deliver(100, node, Event::LinkDown { link: None, peer });
+        };
+        let there = self.nodes[other].engine.is_some() && self.members.contains(&other);
+        if !there || !self.network.reaches(node, other) {
+            // A living host refuses at once; behind a broken network nobody does.
+            let micros = if self.rng.chance(60) {
+                100
+            } else {
+                self.rng.spread(10_000, 9_000_000)
+            };
+            return self.deliver(micros, node, Event::LinkDown { link: None, peer });
+        }
+        let ends = [(node, boot), (other, self.nodes[other].boot)];
+        let (link, told) = self.network.connect(self.now, ends, &mut self.rng);
+        for (end, at) in told.into_iter().enumerate() {
+            self.schedule_at(at, Happening::LinkUp { link, end });
+        }
+    }
+
+    pub(super) fn link_up(&mut self, id: LinkId, end: usize) {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        if link.ends[end].stage != Stage::Pending {
+            return;
+        }
+        let (node, boot, other) = (link.ends[end].node, link.ends[end].boot, link.ends[1 - end].node);
+        link.ends[end].stage = Stage::Up;
+        if !self.is_current(node, boot) {
+            return self.leave_link(id, end, false);
+        }
+        let peer = self.nodes[other].id.clone();
+        self.delivered(
+            node,
+            boot,
+            Event::LinkUp {
+                link: id,
+                peer,
+                dialled: end == 0,
+            },
+        );
+    }
+
+    /// One end goes; the other will hear of it.
+    pub(super) fn leave_link(&mut self, link: LinkId, end: usize, abrupt: bool) {
+        if let Some(at) = self.network.leave(link, end, self.now, abrupt, &mut self.rng) {
+            self.schedule_at(at, Happening::HangUp { link, end: 1 - end });
+        }
+    }
+
+    pub(super) fn hang_up(&mut self, id: LinkId, end: usize) {
+        let Some(link) = self.network.links.get_mut(&id) else {
+            return;
+        };
+        let (node, boot, other) = (link.ends[end].node, link.ends[end].boot, link.ends[1 - end].node);
+        let stage = link.ends[end].stage;
+        if stage == Stage::Gone {
+            return;
+        }
+        self.leave_link(id, end, false);
+        if self.is_current(node, boot) {
+            let peer = self.nodes[other].id.clone();
+            match stage {
+                Stage::Up => self.delivered(node, boot, Event::LinkDown { link: Some(id), peer }),
+                Stage::Pending if end == 0 => {
+                    self.delivered(node, boot, Event::LinkDown { link: None, peer })
+                }
+                Stage::Pending | Stage::Gone => {}
+            }
+        }
+    }
+
+    fn send(&mut self, node: usize, link: LinkId, message: &Message) {
+        let boot = self.nodes[node].boot;
+        let Some(end) = self.network.end_of(link, node, boot) else {
+            return;
+        };
+        let bytes = message.encode().freeze();
+        let length = bytes.len();
+        let Some(flight) = self.network.send(link, end, length, self.now, &mut self.rng) else {
+            return;
+        };
+        if let Message::Opened { fresh, .. } = message {
+            let peer = self.network.links.get(&link).map(|link| link.ends[1 - end].node);
+            if let Some(peer) = peer {
+                let peer = self.nodes[peer].id.clone();
+                let kept = if *fresh { Kept::Fresh } else { Kept::Counts };
+                self.nodes[node].kept.insert(peer, kept);
+            }
+        }
+        let sent = Event::Sent {
+            link,
+            bytes: length as u64,
+        };
+        self.schedule_at(
+            flight.departs,
+            Happening::Deliver {
+                node,
+                boot,
+                event: sent,
+            },
+        );
+        self.schedule_at(
+            flight.arrives,
+            Happening::Arrive {
+                link,
+                to: 1 - end,
+                bytes,
+            },
+        );
+    }
+
+    pub(super) fn arrive(&mut self, link: LinkId, to: usize, bytes: Bytes) -> Result<(), Violation> {
+        let Some(found) = self.network.links.get(&link) else {
+            return Ok(());
+        };
+        let end = found.ends[to];
+        if found.lost || end.stage != Stage::Up || !self.is_current(end.node, end.boot) {
+            return Ok(());
+        }
+        let message = Message::decode(bytes)
+            .map_err(|e| self.violation(Some(end.node), format!("is sent what it cannot read: {e}")))?;
+        self.delivered(end.node, end.boot, Event::Message { link, message });
+        Ok(())
+    }
+
+    /// What can be told from an event before the engine has seen it.
+    pub(super) fn foresee(&mut self, node: usize, event: &Event) {
+        match event {
+            // A log that was cut or begun anew has marks of its own.
+            Event::LogReset { .. } => self.nodes[node].marks = None,
+            Event::Message {
+                link,
+                message: Message::Ack { whole: true, .. },
+            } => {
+                let ends = self
+                    .network
+                    .links
+                    .get(link)
+                    .map(|link| link.ends.map(|end| end.node));
+                for peer in ends.into_iter().flatten().filter(|peer| *peer != node) {
+                    let peer = self.nodes[peer].id.clone();
+                    if let Some(kept @ Kept::Fresh) = self.nodes[node].kept.get_mut(&peer) {
+                        *kept = Kept::Counts;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn guest_asks(&mut self) {
+        if !self.busy {
+            return;
+        }
+        if self.guest.asked.len() < self.guest.habits.depth {
+            self.guest.ask(&mut self.rng);
+            self.send_asked();
+        }
+        let (low, high) = self.profile.think_micros;
+        let micros = self.rng.between(low, high);
+        self.schedule(micros, Happening::Ask);
+    }
+
+    /// Sends what is unanswered to where the guest thinks the primary is.
+    pub(super) fn send_asked(&mut self) {
+        let node = self.guest.attached;
+        if self.nodes[node].engine.is_none() {
+            if self.rng.chance(25) {
+                self.attach_elsewhere();
+            }
+            return self.resend_later();
+        }
+        let place = (node, self.nodes[node].boot);
+        for (tag, request) in self.guest.send(place) {
+            self.deliver(1, node, Event::Guest { tag, request });
+        }
+    }
+
+    fn attach_elsewhere(&mut self) {
+        let members: Vec<usize> = self.members.iter().copied().collect();
+        if let Some(member) = self.rng.pick(&members) {
+            self.guest.attached = *member;
+        }
+    }
+
+    fn resend_later(&mut self) {
+        if !self.resending && !self.guest.asked.is_empty() {
+            self.resending = true;
+            let micros = self.rng.spread(200, 30_000);
+            self.schedule(micros, Happening::Resend);
+        }
+    }
+
+    fn completed(
+        &mut self,
+        node: usize,
+        tag: RequestTag,
+        result: Result<Reply, GuestError>,
+    ) -> Result<(), Violation> {
+        let place = (node, self.nodes[node].boot);
+        if self
+            .guest
+            .asked
+            .get(&tag.0)
+            .is_none_or(|asked| asked.sent != Some(place))
+        {
+            return Ok(());
+        }
+        match result {
+            Ok(reply) => {
+                let told = self.guest.answer(tag, &reply);
+                let changed = told.map_err(|what| self.violation(Some(node), what))?;
+                let epoch = self.nodes[node]
+                    .status
+                    .as_ref()
+                    .map_or(self.acked_epoch, |status| status.epoch);
+                if changed && epoch < self.acked_epoch {
+                    let what = format!(
+                        "answers a write in epoch {epoch} after one was answered in {}",
+                        self.acked_epoch
+                    );
+                    return Err(self.violation(Some(node), what));
+                }
+                if changed {
+                    self.acked_epoch = epoch;
+                }
+            }
+            Err(GuestError::NotPrimary { hint, .. }) => {
+                self.guest.refused(tag);
+                match hint.as_ref().and_then(node_index) {
+                    Some(hint) if hint < self.nodes.len() && hint != node => self.guest.attached = hint,
+                    _ => self.attach_elsewhere(),
+                }
+                self.count("guest: sent on, not primary");
+                self.resend_later();
+            }
+            Err(error) => return Err(self.violation(Some(node), format!("the guest is told: {error}"))),
+        }
+        Ok(())
+    }
+
+    fn answered(
+        &mut self,
+        node: usize,
+        id: CommandId,
+        result: Result<Answer, CommandError>,
+    ) -> Result<(), Violation> {
+        if self.commands.remove(&id).is_none() {
+            return Err(self.violation(Some(node), format!("answers command {} twice", id.0)));
+        }
+        match result {
+            Ok(Answer::HandedOver { gate_micros, .. }) => {
+                self.count("operators: hand-over done");
+                self.gate_micros_max = self.gate_micros_max.max(gate_micros);
+            }
+            Ok(Answer::Checksum { digest, from, to }) => {
+                self.count("operators: checksum done");
+                if from == to {
+                    self.count("checks: digests compared");
+                    if digest != self.history.digest_at(from) {
+                        let what = format!(
+                            "digests its contents at {from} as {digest:032x}, which no primary ever had"
+                        );
+                        return Err(self.violation(Some(node), what));
+                    }
+                }
+            }
+            Ok(Answer::Done) => self.count("operators: command done"),
+            Err(CommandError::TimedOut { .. }) => self.count("operators: hand-over timed out"),
+            Err(CommandError::NotReady { .. }) => self.count("operators: hand-over not ready"),
+            Err(_) => self.count("operators: command refused"),
+        }
+        Ok(())
+    }
+
+    fn noticed(&mut self, node: usize, notice: Notice) -> Result<(), Violation> {
+        match &notice {
+            Notice::Recovered { torn_bytes, .. } => {
+                self.count("engine: recoveries");
+                if *torn_bytes > 0 {
+                    self.count("engine: torn tails cut");
+                }
+            }
+            Notice::BecamePrimary { .. } => {
+                let own = self.nodes[node].id.clone();
+                let peers = self.nodes[node]
+                    .config
+                    .members
+                    .iter()
+                    .filter(|member| **member != own);
+                self.nodes[node].kept = peers.map(|member| (member.clone(), Kept::Counts)).collect();
+                self.count("engine: promotions");
+            }
+            Notice::BecameSecondary { .. } => self.count("engine: demotions"),
+            Notice::Streaming { .. } => self.count("engine: streams"),
+            Notice::SyncStarted { .. } => self.count("engine: full syncs begun"),
+            Notice::SyncFinished { .. } => self.count("engine: full syncs finished"),
+            Notice::CutBack { .. } => self.count("engine: replicas cut back"),
+            Notice::PeerDropped { peer, .. } => {
+                let peer = peer.clone();
+                self.nodes[node].kept.insert(peer, Kept::Dropped);
+                self.count("engine: laggards dropped");
+            }
+            Notice::SplitBrain { peer } => {
+                return Err(self.violation(
+                    Some(node),
+                    format!("sees split brain with {peer}; nobody was forced"),
+                ));
+            }
+            Notice::DefectiveLog { at, reason } => {
+                if !self.nodes[node].disk.log.is_damaged() {
+                    let what = format!("calls its log defective at {at}, which nobody damaged: {reason}");
+                    return Err(self.violation(Some(node), what));
+                }
+                self.nodes[node].told_damage = true;
+                self.count("engine: damaged logs found");
+            }
+            Notice::Failed { error } => {
+                return Err(self.violation(Some(node), format!("goes out of service: {error}")));
+            }
+        }
+        self.notices.push((node, notice));
+        Ok(())
+    }
+}

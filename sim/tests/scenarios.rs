@@ -1,0 +1,182 @@
+//! What does the engine do in the situations that have names? Scripts, each lived under several seeds.
+
+use mars::Notice;
+use model::{ReplicaState, Role};
+use sim::{Profile, Violation, World};
+
+const SECOND: u64 = 1_000_000;
+
+/// Lives a script under some seeds, and adds up what it returns.
+fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<u64, Violation>) -> u64 {
+    let one = |seed| {
+        let mut world = World::new(seed, profile.clone(), 50);
+        script(&mut world).unwrap_or_else(|violation| {
+            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
+        })
+    };
+    (0..20).map(one).sum()
+}
+
+/// Waits until every member is up to date.
+fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
+    let all = |world: &World| {
+        members.iter().all(|node| {
+            world
+                .status(*node)
+                .is_some_and(|s| s.state == ReplicaState::Uptodate)
+        })
+    };
+    assert!(
+        world.run_until(20 * SECOND, all)?,
+        "no replication between {members:?}"
+    );
+    Ok(())
+}
+
+fn count(world: &World, is: impl Fn(&Notice) -> bool) -> u64 {
+    world.notices().iter().filter(|(_, notice)| is(notice)).count() as u64
+}
+
+#[test]
+fn two_nodes_replicate() {
+    let writes = lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.run_for(SECOND)?;
+        world.settle()?;
+        assert_eq!(count(world, |n| matches!(n, Notice::SyncFinished { .. })), 1);
+        Ok(world.figures().counts["guest: write"])
+    });
+    assert!(writes > 2000, "{writes} writes");
+}
+
+#[test]
+fn a_killed_primary_comes_back_with_every_answered_write() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        for _ in 0..5 {
+            world.run_for(SECOND / 10)?;
+            world.kill(0);
+            world.start_after(0, SECOND / 20);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+        }
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_replica_ahead_of_a_primary_that_lost_power_is_cut_back() {
+    let cuts = lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        for _ in 0..5 {
+            // Its appends are shipped at once, but become durable late.
+            world.slow_disk(0, 30);
+            world.run_for(SECOND / 5)?;
+            world.power_cut(0);
+            world.start_after(0, SECOND / 100);
+            replicated(world, &[0, 1])?;
+        }
+        world.settle()?;
+        Ok(count(world, |n| matches!(n, Notice::CutBack { .. })))
+    });
+    assert!(cuts > 0, "no replica was ever ahead");
+}
+
+#[test]
+fn a_node_joins_under_load_and_holds_the_same() {
+    lives(&Profile::calm(2), |world| {
+        world.run_for(SECOND / 5)?;
+        let third = world.join();
+        replicated(world, &[0, 1, third])?;
+        world.settle()?;
+        for node in [0, 1, third] {
+            world.checksum(node).expect("it is up");
+        }
+        assert!(world.run_until(SECOND, World::is_at_rest)?);
+        assert_eq!(world.figures().counts["checks: digests compared"], 3);
+        Ok(0)
+    });
+}
+
+#[test]
+fn the_primary_goes_round_under_load() {
+    let gated = lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            world.run_for(SECOND / 10)?;
+            world.hand_over(from, to, SECOND).expect("it is up");
+            assert!(
+                world.run_until(20 * SECOND, |w| w.primary() == Some(to))?,
+                "h{to} is not primary"
+            );
+            replicated(world, &[0, 1, 2])?;
+        }
+        world.settle()?;
+        assert_eq!(world.status(1).map(|s| s.role), Some(Role::Secondary));
+        assert_eq!(world.figures().counts["operators: hand-over done"], 3);
+        assert_eq!(
+            count(world, |n| matches!(n, Notice::SyncFinished { .. })),
+            2,
+            "nobody needs a full sync again"
+        );
+        Ok(world.figures().gate_micros_max)
+    });
+    assert!(gated > 0);
+}
+
+#[test]
+fn a_laggard_is_dropped_and_copied_anew() {
+    lives(&Profile::calm(3).with_log_bytes_max(256 << 10), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.cut_link(0, 2, true);
+        let dropped = |w: &World| count(w, |n| matches!(n, Notice::PeerDropped { .. })) > 0;
+        assert!(world.run_until(30 * SECOND, dropped)?, "the log grew without end");
+        world.run_for(SECOND)?;
+        world.heal(0, 2);
+        world.settle()?;
+        assert_eq!(count(world, |n| matches!(n, Notice::SyncFinished { .. })), 3);
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_torn_tail_is_cut_and_no_more_than_that() {
+    let torn = lives(&Profile::calm(2), |world| {
+        for _ in 0..10 {
+            world.run_for(SECOND / 20)?;
+            world.power_cut(0);
+            world.power_cut(1);
+            world.start_after(0, 1000);
+            world.start_after(1, 1000);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+        }
+        world.settle()?;
+        Ok(count(
+            world,
+            |n| matches!(n, Notice::Recovered { torn_bytes, .. } if *torn_bytes > 0),
+        ))
+    });
+    assert!(torn > 20, "{torn} torn tails");
+}
+
+#[test]
+fn a_bit_flipped_in_a_log_never_reaches_the_disk() {
+    let found = lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        loop {
+            world.run_for(SECOND / 10)?;
+            world.kill(1);
+            if world.flip_bit(1) {
+                break;
+            }
+            world.start_after(1, 1000);
+        }
+        world.start_after(1, 1000);
+        let told = |w: &World| count(w, |n| matches!(n, Notice::DefectiveLog { .. })) > 0;
+        assert!(world.run_until(20 * SECOND, told)?, "nobody noticed");
+        assert_eq!(world.status(1).map(|s| s.state), Some(ReplicaState::DefectiveLog));
+        world.settle()?;
+        Ok(1)
+    });
+    assert_eq!(found, 20);
+}
