@@ -93,6 +93,19 @@ pub enum Call {
         /// How long guests may wait at the gate before it is given up.
         gate_millis_max: u64,
     },
+    /// Make the replica here primary although nobody grants it the role; answered once guests are served. What other
+    /// members have and this one has not is lost to the guests.
+    VolumeTakeOver {
+        /// Volume id.
+        volume: String,
+        /// A takeover's term, given out once: the next multiple of 65,536 above every term that anybody has seen.
+        term: u32,
+    },
+    /// The replica here is to be primary no more, without a successor: nobody serves guests until a replica takes over.
+    VolumeSecondary {
+        /// Volume id.
+        volume: String,
+    },
     /// Digest the whole contents of the replica here, over disk and log.
     VolumeChecksum {
         /// Volume id.
@@ -186,6 +199,13 @@ pub enum Outcome {
         term: u32,
         /// How long the gate was closed on this side, in microseconds.
         gate_micros: u64,
+    },
+    /// The replica is primary now.
+    TookOver {
+        /// In which term.
+        term: u32,
+        /// Its history goes on from here; what others have behind it is no part of it.
+        from_lsn: u64,
     },
     /// Digest of the contents.
     Checksum {

@@ -11,7 +11,7 @@
 //!
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
-//! `ship.rs` is one, `resync.rs` compares disks, `role.rs` moves the primary, `guest.rs` answers guests. After each
+//! `ship.rs` is one, `resync.rs` compares disks, `role.rs` moves the primary, `takeover.rs` makes one, `guest.rs` answers guests. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
 
@@ -208,6 +208,8 @@ pub struct Engine {
     /// Pieces of full syncs begun so far: the name of the last.
     pub(crate) sync_pieces: u64,
     pub(crate) hand_over: Option<HandOver>,
+    /// Operators who wait for this replica to serve after a takeover.
+    pub(crate) taking_over: Vec<CommandId>,
     pub(crate) gate_micros_max: u64,
     pub(crate) sync_copied_bytes: u64,
 }
@@ -288,6 +290,7 @@ impl Engine {
             resync: None,
             sync_pieces: 0,
             hand_over: None,
+            taking_over: Vec::new(),
             gate_micros_max: 0,
             sync_copied_bytes: 0,
             config,
@@ -504,6 +507,8 @@ impl Engine {
         match command {
             Command::SetMembers { members } => self.set_members(id, members),
             Command::HandOver { to, gate_micros_max } => self.start_hand_over(id, to, gate_micros_max),
+            Command::TakeOver { epoch } => self.start_take_over(id, epoch),
+            Command::Secondary => self.start_step_down(id),
             Command::Checksum => self.start_checksum(id),
         }
     }
@@ -530,6 +535,10 @@ impl Engine {
                 }),
             );
         }
+        for id in std::mem::take(&mut self.taking_over) {
+            let reason = reason.clone();
+            self.answer(id, Err(CommandError::NotInService { reason }));
+        }
         self.fail_guests(&error);
         match state {
             ReplicaState::DefectiveLog => {}
@@ -539,10 +548,10 @@ impl Engine {
     }
 
     fn handle_failed(&mut self, event: Event) {
-        let Phase::Failed { reason, .. } = &self.phase else {
+        let Phase::Failed { state, reason } = &self.phase else {
             return;
         };
-        let reason = reason.clone();
+        let (state, reason) = (*state, reason.clone());
         match event {
             Event::Guest { tag, .. } => {
                 let error = DiskError {
@@ -554,6 +563,15 @@ impl Engine {
             }
             Event::Command { id, command } => match command {
                 Command::SetMembers { members } => self.set_members(id, members),
+                // A replica that failed writes nothing until it is started again, and then it is asked again.
+                Command::Secondary if self.meta.role == Role::Secondary => {
+                    self.answer(id, Ok(crate::Answer::Done));
+                }
+                Command::TakeOver { .. } if state == ReplicaState::DefectiveLog => {
+                    let node = self.config.node.clone();
+                    let reason = format!("{reason}; make this replica anew, or take over on another");
+                    self.answer(id, Err(CommandError::NotReady { node, reason }));
+                }
                 _ => self.answer(id, Err(CommandError::NotInService { reason })),
             },
             Event::LinkUp { link, .. } => self.effects.push_back(Effect::Close { link }),

@@ -157,6 +157,14 @@ pub enum Command {
         /// How long guests may wait at the gate before the hand-over is given up.
         gate_micros_max: u64,
     },
+    /// Become primary although nobody grants it; what other members have and this one has not is lost to the guests. Answered
+    /// by [`Answer::TookOver`] once guests are served.
+    TakeOver {
+        /// [`Epoch::next_takeover`] of everything known, given out once only; must be above all that was heard of here.
+        epoch: Epoch,
+    },
+    /// Step down without a successor: guests are served nowhere until a replica takes over, this one or another.
+    Secondary,
     /// Digest the whole logical contents; answered by [`Answer::Checksum`].
     Checksum,
 }
@@ -172,6 +180,13 @@ pub enum Answer {
         epoch: Epoch,
         /// From closing the gate to granting the role.
         gate_micros: u64,
+    },
+    /// This replica is primary now.
+    TookOver {
+        /// Its epoch.
+        epoch: Epoch,
+        /// Where its history goes on: what any other member has behind this is not part of it.
+        from: Position,
     },
     /// The digest of the volume's contents, from reads between two log positions.
     Checksum {
@@ -207,6 +222,14 @@ pub enum CommandError {
     /// Another such command is under way.
     #[error("a hand-over is already under way")]
     Busy,
+    /// A takeover must be in an epoch that nobody can have had.
+    #[error("{epoch} is not the first epoch of a takeover after {heard}, which this replica has heard of")]
+    OldEpoch {
+        /// What was asked for.
+        epoch: Epoch,
+        /// Highest epoch heard of here.
+        heard: Epoch,
+    },
     /// It took too long; everything is as before.
     #[error("{node} did not catch up in time; the primary stays where it is")]
     TimedOut {
@@ -455,10 +478,19 @@ pub enum Notice {
     },
     /// This node is primary no more.
     BecameSecondary {
-        /// Who was granted the role.
-        successor: NodeId,
+        /// Who was granted the role; nobody when it stepped down without a successor.
+        successor: Option<NodeId>,
         /// In which epoch.
         epoch: Epoch,
+    },
+    /// This node took the primary role without a grant.
+    TookOver {
+        /// In which epoch.
+        epoch: Epoch,
+        /// Where its history goes on.
+        from: Position,
+        /// Log known to have been durable at the former primary and not here: at least so much is lost to the guests.
+        missing_bytes: u64,
     },
     /// Following a source now.
     Streaming {

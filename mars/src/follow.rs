@@ -73,6 +73,8 @@ pub(crate) struct Follow {
     retry_millis: u64,
     /// Durable at the primary, as far as announced.
     pub primary_committed: Lsn,
+    /// The same, remembered when the source is gone: what a takeover would lose at least.
+    pub known_committed: Lsn,
     /// No member needs log before this, says the source.
     pub horizon: Lsn,
     /// With whom histories have parted.
@@ -88,6 +90,7 @@ impl Follow {
             turn: 0,
             retry_millis: RETRY_MILLIS_MIN,
             primary_committed: Lsn(0),
+            known_committed: Lsn(0),
             horizon: Lsn(0),
             diverged: None,
             last_ack: None,
@@ -384,6 +387,7 @@ impl Engine {
         }
         buffer.extend_from_slice(bytes);
         self.follow.primary_committed = self.follow.primary_committed.max(committed);
+        self.follow.known_committed = self.follow.primary_committed;
         self.follow.horizon = self.follow.horizon.max(horizon);
         self.take_batches();
     }

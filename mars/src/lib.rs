@@ -20,6 +20,7 @@ pub mod session;
 pub mod shadow;
 mod ship;
 pub mod status;
+mod takeover;
 pub mod watermark;
 mod writeback;
 

@@ -5,6 +5,8 @@
 //! *grant* it. So at every instant at most one replica may serve: the old one until its demotion is durable, the new one
 //! after. A successor that misses the grant asks its old source and is told again. Until the demotion is durable the hand-over
 //! can be given up, and the guests go on here.
+//!
+//! Stepping down is the same with nobody as successor: until a replica takes over (`takeover.rs`), nobody serves.
 
 use model::{Epoch, Lsn, NodeId, Role, Tick};
 
@@ -21,11 +23,15 @@ const GATE_LAG_BYTES: u64 = 1 << 20;
 /// A successor that does not come that near in this time is not ready.
 const DRAIN_MILLIS_MAX: u64 = 30_000;
 
+/// A primary that steps down for nobody waits so long for those who follow it.
+const STEP_DOWN_MICROS_MAX: u64 = 5_000_000;
+
 /// A hand-over under way.
 #[derive(Debug)]
 pub(crate) struct HandOver {
     pub id: CommandId,
-    to: NodeId,
+    /// Who gets the role; nobody when the primary just steps down.
+    to: Option<NodeId>,
     gate_micros_max: u64,
     step: Step,
 }
@@ -71,19 +77,23 @@ impl Engine {
             })
     }
 
+    /// Why nothing can be asked of this node as primary now.
+    fn refusal_as_primary(&self) -> Option<CommandError> {
+        match self.phase {
+            _ if self.hand_over.is_some() => Some(CommandError::Busy),
+            Phase::Serving => None,
+            Phase::Following | Phase::Demoting => Some(CommandError::NotPrimary),
+            _ => Some(CommandError::NotInService {
+                reason: "recovery is under way".to_owned(),
+            }),
+        }
+    }
+
     pub(crate) fn start_hand_over(&mut self, id: CommandId, to: NodeId, gate_micros_max: u64) {
-        let refusal = if self.hand_over.is_some() {
-            Some(CommandError::Busy)
-        } else if !self.config.members.contains(&to) {
+        let refusal = if !self.config.members.contains(&to) {
             Some(CommandError::NotMember { node: to.clone() })
         } else {
-            match self.phase {
-                Phase::Serving => None,
-                Phase::Following | Phase::Demoting => Some(CommandError::NotPrimary),
-                _ => Some(CommandError::NotInService {
-                    reason: "recovery is under way".to_owned(),
-                }),
-            }
+            self.refusal_as_primary()
         };
         if let Some(refusal) = refusal {
             return self.answer(id, Err(refusal));
@@ -91,16 +101,36 @@ impl Engine {
         if to == self.config.node {
             return self.answer(id, Ok(Answer::Done));
         }
+        if self.meta.epoch.next_term().is_takeover() {
+            let reason = "no hand-over has a term left before the next takeover: take over there".to_owned();
+            return self.answer(id, Err(CommandError::NotReady { node: to, reason }));
+        }
         if let Some(reason) = self.reason_not_ready(&to) {
             return self.answer(id, Err(CommandError::NotReady { node: to, reason }));
         }
         let until = self.now.after_millis(DRAIN_MILLIS_MAX);
         self.hand_over = Some(HandOver {
             id,
-            to,
+            to: Some(to),
             gate_micros_max,
             step: Step::Draining { until },
         });
+    }
+
+    /// Steps down for nobody: guests wait at once, what is connected gets everything if it can, then the role is given up.
+    pub(crate) fn start_step_down(&mut self, id: CommandId) {
+        match self.refusal_as_primary() {
+            Some(CommandError::NotPrimary) => self.answer(id, Ok(Answer::Done)),
+            Some(refusal) => self.answer(id, Err(refusal)),
+            None => {
+                self.hand_over = Some(HandOver {
+                    id,
+                    to: None,
+                    gate_micros_max: STEP_DOWN_MICROS_MAX,
+                    step: Step::Gated { since: self.now },
+                });
+            }
+        }
     }
 
     /// Why a member could not become primary now.
@@ -130,6 +160,9 @@ impl Engine {
         if matches!(step, Step::Granting { .. }) {
             return;
         }
+        let Some(to) = to else {
+            return self.pump_step_down(step, gate_micros_max);
+        };
         if let Some(reason) = self.reason_not_ready(&to) {
             return self.give_up_hand_over(CommandError::NotReady { node: to, reason });
         }
@@ -156,13 +189,32 @@ impl Engine {
                 let everything_is_there = self.marks.committed() == end.lsn && peer_committed == end.lsn;
                 let gate_micros = self.now.micros_since(since);
                 if everything_is_there && self.log.nobody_waits() {
-                    self.demote(to, end, gate_micros);
+                    let epoch = self.meta.epoch.next_term();
+                    self.meta.epoch = epoch;
+                    self.meta.granted = Some(Granted { to, epoch, at: end });
+                    self.demote(gate_micros);
                 } else if gate_micros >= gate_micros_max {
                     self.note_gate(gate_micros);
                     self.give_up_hand_over(CommandError::TimedOut { node: to });
                 }
             }
             Step::Granting { .. } => {}
+        }
+    }
+
+    fn pump_step_down(&mut self, step: Step, gate_micros_max: u64) {
+        let Step::Gated { since } = step else { return };
+        self.seal();
+        let end = self.log.sealed.lsn;
+        self.log.want_flush(end);
+        let gate_micros = self.now.micros_since(since);
+        let followers_have_it = self
+            .peers
+            .values()
+            .all(|peer| self.sent_to(peer).is_none() || !peer.whole || peer.committed == end);
+        let here = self.marks.committed() == end && self.log.nobody_waits();
+        if here && (followers_have_it || gate_micros >= gate_micros_max) {
+            self.demote(gate_micros);
         }
     }
 
@@ -183,41 +235,48 @@ impl Engine {
         self.pump_guests();
     }
 
-    fn demote(&mut self, to: NodeId, at: Position, gate_micros: u64) {
-        let epoch = self.meta.epoch.next_term();
+    fn demote(&mut self, gate_micros: u64) {
         self.set_step(Step::Granting { gate_micros });
         self.note_gate(gate_micros);
         self.meta.role = Role::Secondary;
-        self.meta.epoch = epoch;
-        self.meta.granted = Some(Granted { to, epoch, at });
         self.phase = Phase::Demoting;
         self.save(Then::Granted);
     }
 
-    /// The role is durably given away: tell the successor, and everybody else where it went.
+    /// The role is durably given up: tell the successor, and everybody else where it went.
     pub(crate) fn demotion_saved(&mut self) {
-        let Some(Granted { to, epoch, at }) = self.meta.granted.clone() else {
-            panic!("demoted without a successor")
-        };
+        let granted = self.meta.granted.clone();
+        let successor = granted.as_ref().map(|granted| granted.to.clone());
         self.phase = Phase::Following;
         self.follow.forget_source(self.now);
-        self.follow.hint = Some(to.clone());
+        self.follow.hint = successor.clone();
         self.follow.horizon = self.marks.trimmed();
-        self.dismiss_followers(&to);
-        if let Some(link) = self.peers.get(&to).and_then(|peer| peer.link) {
+        self.dismiss_followers(successor.as_ref());
+        let epoch = self.meta.epoch;
+        if let Some(Granted { to, epoch, at }) = granted
+            && let Some(link) = self.peers.get(&to).and_then(|peer| peer.link)
+        {
             self.effects.push_back(Effect::Send {
                 link,
                 message: Message::Grant { epoch, at },
             });
         }
-        self.notice(Notice::BecameSecondary { successor: to, epoch });
-        if let Some(HandOver {
-            id,
-            step: Step::Granting { gate_micros },
-            ..
-        }) = self.hand_over.take()
-        {
-            self.answer(id, Ok(Answer::HandedOver { epoch, gate_micros }));
+        let answer = match (&successor, &self.hand_over) {
+            (
+                Some(_),
+                Some(HandOver {
+                    step: Step::Granting { gate_micros },
+                    ..
+                }),
+            ) => Answer::HandedOver {
+                epoch,
+                gate_micros: *gate_micros,
+            },
+            _ => Answer::Done,
+        };
+        self.notice(Notice::BecameSecondary { successor, epoch });
+        if let Some(HandOver { id, .. }) = self.hand_over.take() {
+            self.answer(id, Ok(answer));
         }
         self.pump_guests();
     }
@@ -238,15 +297,20 @@ impl Engine {
     /// Becomes primary in `epoch` as soon as that is durable and the whole log is loaded.
     pub(crate) fn begin_promotion(&mut self, epoch: Epoch) {
         self.meta.epoch = epoch;
-        self.phase = Phase::Promoting { saved: false };
         let trimmed = self.marks.trimmed();
-        for peer in self.peers.values_mut() {
+        // Streams of a primary that takes over from itself go on, and so does what it knows of them.
+        let peers = match self.phase {
+            Phase::Serving => None,
+            _ => Some(self.peers.values_mut()),
+        };
+        for peer in peers.into_iter().flatten() {
             let link = peer.link;
             *peer = crate::ship::Peer {
                 link,
                 ..crate::ship::Peer::remembered(trimmed)
             };
         }
+        self.phase = Phase::Promoting { saved: false };
         self.save(Then::Promoted);
     }
 
@@ -273,6 +337,7 @@ impl Engine {
             from: self.log.sealed,
         });
         self.log.builder.push(&Record::Epoch { writer });
+        self.tell_of_take_over();
         self.notice(Notice::BecamePrimary { epoch });
         self.pump_guests();
     }

@@ -391,8 +391,8 @@ impl Engine {
         self.effects.push_back(Effect::Send { link, message });
     }
 
-    /// Tells every follower that this node is primary no more, except the successor, who is told so by its grant.
-    pub(crate) fn dismiss_followers(&mut self, successor: &NodeId) {
+    /// Tells every follower that this node is primary no more, except a successor, who is told so by its grant.
+    pub(crate) fn dismiss_followers(&mut self, successor: Option<&NodeId>) {
         let links: Vec<(LinkId, NodeId)> = self
             .links
             .iter()
@@ -404,10 +404,10 @@ impl Engine {
                 ship.stream = None;
                 ship.replies.clear();
             }
-            if peer != *successor {
+            if Some(&peer) != successor {
                 let message = Message::NotSource {
                     epoch_seen: self.meta.epoch,
-                    primary: Some(successor.clone()),
+                    primary: successor.cloned(),
                 };
                 self.effects.push_back(Effect::Send { link, message });
             }

@@ -148,6 +148,12 @@ impl Engine {
                     )
                 }
                 (None, Some(_), _) => (ReplicaState::Syncing, None),
+                (None, None, SyncState::Whole) if self.has_stepped_down() => (
+                    ReplicaState::Unreachable,
+                    because(
+                        "it stepped down and no member is primary; take over here or on another that has all of it",
+                    ),
+                ),
                 (None, None, SyncState::Whole) => (ReplicaState::Unreachable, because("it has no source")),
                 (None, None, _) => (
                     ReplicaState::Inconsistent,

@@ -101,6 +101,20 @@ impl World {
         host.engine = Engine::open(self.now, host.config.clone(), host.meta.clone().unwrap());
     }
 
+    /// The host is gone, and with it everything it had.
+    fn stop(&mut self, name: &str) {
+        let gone: Vec<LinkId> = self
+            .links
+            .iter()
+            .filter(|(_, ends)| ends.0 == name || ends.1 == name)
+            .map(|(id, _)| *id)
+            .collect();
+        for link in gone {
+            self.drop_link(link);
+        }
+        self.hosts.remove(name);
+    }
+
     fn drop_link(&mut self, link: LinkId) {
         let (a, b) = self.links.remove(&link).unwrap();
         for (at, other) in [(&a, &b), (&b, &a)] {
@@ -108,7 +122,9 @@ impl World {
                 link: Some(link),
                 peer: node(other),
             };
-            self.hosts.get_mut(at).unwrap().inbox.push_back(event);
+            if let Some(host) = self.hosts.get_mut(at) {
+                host.inbox.push_back(event);
+            }
         }
     }
 
@@ -505,4 +521,132 @@ fn a_damaged_log_is_not_applied() {
     world.run(2000);
     assert_eq!(world.status("b").state, ReplicaState::DefectiveLog);
     assert_eq!(&world.hosts["b"].disk[..4096], &[0; 4096]);
+}
+
+#[test]
+fn a_replica_takes_over_from_a_primary_that_is_gone() {
+    let mut world = World::new("a", &["b", "c"]);
+    world.run(2000);
+    world.write("a", 0, 8, 1);
+    world.run(500);
+    world.stop("a");
+    let heard = world.status("b").epoch;
+    let refused = world.command(
+        "b",
+        Command::TakeOver {
+            epoch: heard.next_term(),
+        },
+    );
+    assert!(
+        matches!(refused, Err(CommandError::OldEpoch { .. })),
+        "a hand-over's term could be somebody's: {refused:?}"
+    );
+    let epoch = heard.next_takeover();
+    let tip = world.status("b").tip;
+    let answer = world.command("b", Command::TakeOver { epoch });
+    assert_eq!(answer, Ok(Answer::TookOver { epoch, from: tip }));
+    assert_eq!(
+        world.command("b", Command::TakeOver { epoch }),
+        Ok(Answer::Done),
+        "asked again"
+    );
+    assert_eq!(world.read("b", 0, 8), vec![1; 8 * 512]);
+    world.write("b", 8, 8, 2);
+    world.run(1000);
+    assert_eq!(world.status("c").state, ReplicaState::Uptodate);
+    assert_eq!(world.status("c").epoch, epoch);
+    assert_eq!(world.checksum("b"), world.checksum("c"));
+    let from_itself = world.command(
+        "b",
+        Command::TakeOver {
+            epoch: epoch.next_takeover(),
+        },
+    );
+    assert!(
+        matches!(from_itself, Ok(Answer::TookOver { .. })),
+        "{from_itself:?}"
+    );
+    world.write("b", 16, 8, 3);
+    world.run(1000);
+    assert_eq!(world.checksum("b"), world.checksum("c"));
+}
+
+#[test]
+fn a_replica_that_copies_does_not_take_over() {
+    let mut world = World::new("a", &["b"]);
+    world.stop("a");
+    world.run(1000);
+    let epoch = Epoch::NONE.next_takeover();
+    match world.command("b", Command::TakeOver { epoch }) {
+        Err(CommandError::NotReady { reason, .. }) => assert!(reason.contains("full sync"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(world.status("b").role, Role::Secondary);
+}
+
+#[test]
+fn a_primary_steps_down_for_nobody_and_a_caught_up_replica_goes_on() {
+    let mut world = World::new("a", &["b"]);
+    world.run(2000);
+    world.write("a", 0, 8, 1);
+    assert_eq!(world.command("a", Command::Secondary), Ok(Answer::Done));
+    assert_eq!(
+        world.command("a", Command::Secondary),
+        Ok(Answer::Done),
+        "already so"
+    );
+    assert_eq!(
+        world.command("b", Command::Secondary),
+        Ok(Answer::Done),
+        "it never was"
+    );
+    for name in ["a", "b"] {
+        let refused = world.ask(name, GuestRequest::Flush);
+        assert!(
+            matches!(refused, Err(GuestError::NotPrimary { granted: None, .. })),
+            "{refused:?}"
+        );
+    }
+    let reason = world.status("a").reason.unwrap_or_default();
+    assert!(reason.contains("stepped down"), "{reason}");
+    world.restart("a");
+    world.run(1000);
+    assert_eq!(world.status("a").role, Role::Secondary, "it stays so");
+    assert_eq!(
+        world.status("b").tip,
+        world.status("a").tip,
+        "nothing is missing anywhere"
+    );
+    let epoch = world.status("a").epoch.next_takeover();
+    assert!(world.command("b", Command::TakeOver { epoch }).is_ok());
+    assert_eq!(world.read("b", 0, 8), vec![1; 8 * 512]);
+    world.run(2000);
+    assert_eq!(world.status("a").state, ReplicaState::Uptodate);
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+}
+
+#[test]
+fn a_grant_that_was_lost_with_its_successor_is_not_the_end() {
+    let mut world = World::new("a", &["b", "c"]);
+    world.run(2000);
+    world.write("a", 0, 8, 1);
+    world.run(500);
+    let hand_over = Command::HandOver {
+        to: node("b"),
+        gate_micros_max: 1_000_000,
+    };
+    assert!(world.command("a", hand_over).is_ok());
+    // Its disk dies before it has served anybody.
+    world.stop("b");
+    world.run(2000);
+    assert_eq!(world.status("a").role, Role::Secondary);
+    let epoch = world.status("a").epoch.next_takeover();
+    assert!(world.command("a", Command::TakeOver { epoch }).is_ok());
+    world.write("a", 8, 8, 2);
+    world.add("b", &["a", "b", "c"], Birth::Secondary);
+    world.run(5000);
+    for name in ["b", "c"] {
+        assert_eq!(world.status(name).state, ReplicaState::Uptodate, "{name}");
+        assert_eq!(world.checksum(name), world.checksum("a"), "{name}");
+    }
 }

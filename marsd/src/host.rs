@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use api::control::{Call, ControlError, ControlErrorKind, Member, Outcome};
 use mars::{Answer, Command, CommandError, GuestRequest};
-use model::{NodeId, Role, VolumeId, VolumeName, VolumeSize};
+use model::{Epoch, NodeId, Role, VolumeId, VolumeName, VolumeSize};
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
@@ -222,6 +222,15 @@ impl Host {
                 to,
                 gate_millis_max,
             } => self.hand_over(volume_id(&volume)?, &to, gate_millis_max).await,
+            Call::VolumeTakeOver { volume, term } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                let epoch = Epoch { term, start: 1 };
+                answered(handle.command(Command::TakeOver { epoch }).await)
+            }
+            Call::VolumeSecondary { volume } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                answered(handle.command(Command::Secondary).await)
+            }
             Call::VolumeChecksum { volume } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::Checksum).await)
@@ -485,6 +494,12 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
                 gate_micros,
             });
         }
+        Ok(Answer::TookOver { epoch, from }) => {
+            return Ok(Outcome::TookOver {
+                term: epoch.term,
+                from_lsn: from.lsn.0,
+            });
+        }
         Ok(Answer::Checksum { digest, from, to }) => {
             return Ok(Outcome::Checksum {
                 digest: format!("{digest:032x}"),
@@ -492,7 +507,9 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
                 to_lsn: to.0,
             });
         }
-        Err(CommandError::NotPrimary | CommandError::NotReady { .. }) => ControlErrorKind::Refused,
+        Err(CommandError::NotPrimary | CommandError::NotReady { .. } | CommandError::OldEpoch { .. }) => {
+            ControlErrorKind::Refused
+        }
         Err(CommandError::NotMember { .. }) => ControlErrorKind::NotFound,
         // Most often it recovers or copies, which passes; a status tells the rest.
         Err(CommandError::Busy | CommandError::NotInService { .. }) => ControlErrorKind::Busy,

@@ -157,9 +157,31 @@ pub struct Epoch {
     pub start: u32,
 }
 
+/// Terms that hand-overs may count through between one takeover and the next.
+const TERMS_PER_TAKEOVER: u32 = 1 << 16;
+
 impl Epoch {
     /// Before any primary has written.
     pub const NONE: Epoch = Epoch { term: 0, start: 0 };
+
+    /// The first epoch of the next takeover. Takeovers have terms of their own, the multiples of 65,536: whoever hands them
+    /// out may not see how often the role was handed over meanwhile, and must not give out a term that is taken.
+    pub fn next_takeover(self) -> Epoch {
+        Epoch {
+            term: (self.takeovers() + 1) * TERMS_PER_TAKEOVER,
+            start: 1,
+        }
+    }
+
+    /// Takeovers up to this epoch: two epochs with the same number are joined by hand-overs and restarts alone.
+    pub fn takeovers(self) -> u32 {
+        self.term / TERMS_PER_TAKEOVER
+    }
+
+    /// Whether this is the first epoch of a takeover.
+    pub fn is_takeover(self) -> bool {
+        self.term > 0 && self.term.is_multiple_of(TERMS_PER_TAKEOVER) && self.start == 1
+    }
 
     /// The first epoch of the next term.
     pub fn next_term(self) -> Epoch {

@@ -292,6 +292,9 @@ impl Host {
                 });
             }
             Call::VolumeHandOver { .. } | Call::Status { .. } => unreachable!("answered above"),
+            Call::VolumeTakeOver { .. } | Call::VolumeSecondary { .. } => {
+                return Err((ControlErrorKind::Refused, "its primary stays where it is"));
+            }
         }
         Ok(Outcome::Done)
     }

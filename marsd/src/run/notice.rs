@@ -16,7 +16,15 @@ pub(crate) fn log(notice: Notice) {
         }
         Notice::BecamePrimary { epoch } => info!(%epoch, "became primary"),
         Notice::BecameSecondary { successor, epoch } => {
-            info!(%successor, %epoch, "became secondary; the role was granted");
+            let successor = successor.map(|node| node.to_string());
+            info!(successor, %epoch, "became secondary");
+        }
+        Notice::TookOver {
+            epoch,
+            from,
+            missing_bytes,
+        } => {
+            warn!(%epoch, from = from.lsn.0, digest = %from.digest, missing_bytes, "took over without a grant");
         }
         Notice::Streaming { source, from } => info!(%source, from = from.0, "follows a source"),
         Notice::SyncStarted { source } => info!(%source, "full sync has begun"),

@@ -339,6 +339,7 @@ impl World {
                 self.count("operators: hand-over done");
                 self.gate_micros_max = self.gate_micros_max.max(gate_micros);
             }
+            Ok(Answer::TookOver { .. }) => self.count("operators: takeover done"),
             Ok(Answer::Checksum { digest, from, to }) => {
                 self.count("operators: checksum done");
                 if from == to {
@@ -378,6 +379,7 @@ impl World {
                 self.count("engine: promotions");
             }
             Notice::BecameSecondary { .. } => self.count("engine: demotions"),
+            Notice::TookOver { .. } => self.count("engine: takeovers"),
             Notice::Streaming { .. } => self.count("engine: streams"),
             Notice::SyncStarted { .. } => self.count("engine: full syncs begun"),
             Notice::SyncFinished { .. } => self.count("engine: full syncs finished"),
