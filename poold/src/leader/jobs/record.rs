@@ -1,0 +1,105 @@
+//! What does a job of each kind do, as the planner and as people see it?
+
+use api::pool::{Job, JobKind, JobState};
+use migrate::desired::Placement;
+use migrate::job::Work;
+use model::NodeId;
+
+use super::CHECKSUM_PHASE;
+use crate::catalog::records::{JobRecord, VolumeRecord};
+use crate::clock;
+
+impl JobRecord {
+    /// A job at its first phase; its number comes with [`Tx::add_job`].
+    pub fn new(kind: JobKind, volume: &VolumeRecord, phase: &str) -> JobRecord {
+        JobRecord {
+            number: 0,
+            kind,
+            volume: volume.id.clone(),
+            volume_name: volume.name.clone(),
+            state: JobState::Running,
+            phase: phase.to_owned(),
+            from: None,
+            to: None,
+            moves_primary: false,
+            gate_micros_max: None,
+            limit_seconds: 0,
+            verify: None,
+            error: None,
+            created: clock::now(),
+            ended: None,
+        }
+    }
+
+    /// What the planner has to decide about; `None` for a verification. Errors: what in the record makes no sense.
+    pub(super) fn work(&self) -> Result<Option<Work>, String> {
+        let node = |name: &Option<String>| {
+            let name = name.as_deref().ok_or("the job lacks a node")?;
+            NodeId::new(name).map_err(|error| error.to_string())
+        };
+        let to = || {
+            let to = self.to.as_ref().ok_or("the job lacks its target")?;
+            let node = NodeId::new(&to.node).map_err(|error| error.to_string())?;
+            Ok::<_, String>(Placement {
+                node,
+                vg: to.vg.clone(),
+            })
+        };
+        Ok(match self.kind {
+            JobKind::Create => Some(Work::Create),
+            JobKind::Delete => Some(Work::Delete),
+            JobKind::Join => Some(Work::Join { to: to()? }),
+            JobKind::Leave => Some(Work::Leave {
+                from: node(&self.from)?,
+            }),
+            JobKind::Primary => Some(Work::Primary {
+                from: node(&self.from)?,
+                to: to()?.node,
+            }),
+            JobKind::Migrate => Some(Work::Migrate {
+                from: node(&self.from)?,
+                to: to()?,
+            }),
+            JobKind::Verify => None,
+        })
+    }
+
+    pub(super) fn phases(&self) -> Vec<String> {
+        match self.work() {
+            Ok(Some(work)) => work
+                .phases(self.moves_primary)
+                .iter()
+                .map(|phase| phase.word().to_owned())
+                .collect(),
+            Ok(None) | Err(_) => vec![CHECKSUM_PHASE.to_owned()],
+        }
+    }
+
+    /// As the API shows it, without progress.
+    pub(super) fn show(&self, total_bytes: u64) -> Job {
+        let done = self.state == JobState::Done;
+        Job {
+            id: self.number.to_string(),
+            kind: self.kind,
+            volume: self.volume_name.clone(),
+            state: self.state,
+            phase: self.phase.clone(),
+            phases: self.phases(),
+            from: self.from.clone(),
+            to: self.to.as_ref().map(|to| to.node.clone()),
+            percent: if done { 100.0 } else { 0.0 },
+            done_bytes: if done { total_bytes } else { 0 },
+            total_bytes,
+            copied_bytes: 0,
+            rate_bytes_per_second: 0,
+            eta_seconds: None,
+            gate_micros_max: self.gate_micros_max,
+            message: String::new(),
+            error: self.error.clone(),
+            verify: self.verify.clone(),
+            created: self.created.clone(),
+            ended: self.ended.clone(),
+            revision: 0,
+        }
+    }
+}
