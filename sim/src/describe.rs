@@ -1,6 +1,7 @@
-//! What happened, in one line? For traces, and for the digest of a run: bulk data is named by length and hash.
+//! What happened, in one line? And in one number, for the digest of a run; bulk data is named by length and hash.
 
 use std::fmt::{self, Write};
+use std::hash::{Hash, Hasher};
 
 use mars::{Effect, Event, GuestRequest, Message, Reply, VolumeData};
 use xxhash_rust::xxh3::xxh3_64;
@@ -56,6 +57,55 @@ fn hash_of(digests: &[u128]) -> u32 {
     digests
         .iter()
         .fold(0u128, |sum, digest| sum.rotate_left(7) ^ digest) as u32
+}
+
+/// Which variant a value is, and the numbers that tell it from others of its kind.
+fn print_of<T>(value: &T, numbers: [u64; 3]) -> u64 {
+    let mut hasher = std::hash::DefaultHasher::new();
+    std::mem::discriminant(value).hash(&mut hasher);
+    numbers.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn numbers_of_message(link: u64, message: &Message) -> [u64; 3] {
+    match message {
+        Message::Log {
+            at, committed, bytes, ..
+        } => [link, at.0 ^ committed.0 << 32, bytes.len() as u64],
+        Message::Ack {
+            appended,
+            committed,
+            written_back,
+            ..
+        } => [appended.0, committed.0, written_back.0],
+        Message::SyncRequest { id, start, digests } => [*id, start.0, u64::from(hash_of(digests))],
+        Message::SyncReply { id, end, extents } => [*id, end.0, extents.len() as u64],
+        other => [link, print_of(other, [0; 3]), 0],
+    }
+}
+
+/// Tells an event from others.
+pub(crate) fn print_of_event(event: &Event) -> u64 {
+    let numbers = match event {
+        Event::Guest { tag, .. } => [tag.0, 0, 0],
+        Event::LogRead { id, bytes } => [id.0, bytes.len() as u64, 0],
+        Event::Message { link, message } => numbers_of_message(link.0, message),
+        _ => [0; 3],
+    };
+    print_of(event, numbers)
+}
+
+/// Tells an effect from others.
+pub(crate) fn print_of_effect(effect: &Effect) -> u64 {
+    let numbers = match effect {
+        Effect::AppendLog { at, bytes } => [at.0, bytes.len() as u64, 0],
+        Effect::WriteVolume { id, range, .. } => [id.0, range.start.0, range.count.0],
+        Effect::SaveMeta { generation, meta } => [*generation, meta.touched.0, meta.committed.lsn.0],
+        Effect::Send { link, message } => numbers_of_message(link.0, message),
+        Effect::Complete { tag, result } => [tag.0, u64::from(result.is_ok()), 0],
+        _ => [0; 3],
+    };
+    print_of(effect, numbers)
 }
 
 /// Writes a guest's request.

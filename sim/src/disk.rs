@@ -69,13 +69,25 @@ impl Disk {
         disk
     }
 
+    /// The same disks, their log from an address on only.
+    pub fn copy_from(&self, log_from: u64) -> Disk {
+        Disk {
+            log: self.log.copy_from(log_from),
+            volume: self.volume.clone(),
+            holes: self.holes.clone(),
+            meta: self.meta.clone(),
+            waiting: self.waiting.clone(),
+            slowness: self.slowness,
+        }
+    }
+
     fn find_holes(&mut self) {
         let length = self.volume.end() as usize;
         self.holes = self
             .volume
             .read(0, length)
             .chunks(SECTOR)
-            .map(|s| s.iter().all(|b| *b == 0))
+            .map(|sector| *sector == [0; SECTOR])
             .collect();
     }
 

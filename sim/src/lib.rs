@@ -1,8 +1,9 @@
 //! Does a whole cluster keep its promises, whatever happens? Simulated hosts around the engine that ships.
 //!
 //! One thread, one seed, virtual time. The engines are real; disks, links, clocks and the guest are not. Begin at
-//! [`World`]; `history.rs` and `guest.rs` say what is true, `world/check.rs` compares.
+//! [`World`], one volume; [`Cluster`] joins several; `history.rs` and `guest.rs` say what is true, `world/check.rs` compares.
 
+mod cluster;
 mod describe;
 mod disk;
 mod guest;
@@ -17,6 +18,7 @@ mod stamp;
 mod trace;
 mod world;
 
+pub use cluster::Cluster;
 pub use profile::Profile;
 pub use report::{Report, run_seeds};
 pub use run::{Failure, Outcome, run_seed};

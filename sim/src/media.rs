@@ -16,6 +16,8 @@ pub struct Media {
     /// Address of the first byte.
     origin: u64,
     bytes: Vec<u8>,
+    /// Bytes at the front that were given up; moving the rest each time would cost more than keeping them.
+    given_up: usize,
     /// Durable contents of sectors written since; `None` for one that was beyond the durable end.
     unflushed: BTreeMap<u64, Option<Box<[u8]>>>,
     durable_end: u64,
@@ -28,17 +30,48 @@ impl Media {
     pub fn with(bytes: Vec<u8>) -> Media {
         let durable_end = bytes.len() as u64;
         Media {
-            origin: 0,
             bytes,
             unflushed: BTreeMap::new(),
             durable_end,
-            flipped: Vec::new(),
+            ..Media::default()
         }
+    }
+
+    /// The same from an address on.
+    pub fn copy_from(&self, at: u64) -> Media {
+        let at = at.clamp(self.origin, self.end());
+        Media {
+            origin: at,
+            bytes: self.bytes[self.range(at, usize::MAX / 2)].to_vec(),
+            given_up: 0,
+            unflushed: self
+                .unflushed
+                .range(at..)
+                .map(|(at, old)| (*at, old.clone()))
+                .collect(),
+            durable_end: self.durable_end,
+            flipped: self
+                .flipped
+                .iter()
+                .filter(|(flipped, _)| *flipped >= at)
+                .copied()
+                .collect(),
+        }
+    }
+
+    /// Everything from an address on; nothing when that was given up.
+    pub fn into_bytes_from(mut self, at: u64) -> Vec<u8> {
+        if at < self.origin {
+            return Vec::new();
+        }
+        let range = self.range(at, usize::MAX / 2);
+        self.bytes.drain(..range.start);
+        self.bytes
     }
 
     /// Address behind the last byte.
     pub fn end(&self) -> u64 {
-        self.origin + self.bytes.len() as u64
+        self.origin + (self.bytes.len() - self.given_up) as u64
     }
 
     /// Address behind the last byte that is sure to survive.
@@ -49,7 +82,7 @@ impl Media {
     fn range(&self, at: u64, length: usize) -> std::ops::Range<usize> {
         let from = at.clamp(self.origin, self.end()) - self.origin;
         let to = at.saturating_add(length as u64).clamp(self.origin, self.end()) - self.origin;
-        from as usize..to as usize
+        self.given_up + from as usize..self.given_up + to as usize
     }
 
     /// What is there from `at`, at most `length` bytes; nothing when that was given up.
@@ -73,7 +106,7 @@ impl Media {
         }
         let end = at + bytes.len() as u64;
         if end > self.end() {
-            self.bytes.resize((end - self.origin) as usize, 0);
+            self.bytes.resize(self.given_up + (end - self.origin) as usize, 0);
         }
         let place = self.range(at, bytes.len());
         self.bytes[place].copy_from_slice(bytes);
@@ -88,7 +121,7 @@ impl Media {
     /// Drops everything from `at` on, durably.
     pub fn cut(&mut self, at: u64) {
         let at = at.clamp(self.origin, self.end());
-        self.bytes.truncate((at - self.origin) as usize);
+        self.bytes.truncate(self.given_up + (at - self.origin) as usize);
         self.unflushed.split_off(&at);
         self.durable_end = self.durable_end.min(at);
         self.flipped.retain(|(flipped, _)| *flipped < at);
@@ -106,7 +139,11 @@ impl Media {
     /// Gives up what is before `at`.
     pub fn trim(&mut self, at: u64) {
         let at = at.clamp(self.origin, self.end());
-        self.bytes.drain(..(at - self.origin) as usize);
+        self.given_up += (at - self.origin) as usize;
+        if self.given_up > self.bytes.len() / 2 {
+            self.bytes.drain(..self.given_up);
+            self.given_up = 0;
+        }
         self.origin = at;
         self.unflushed = self.unflushed.split_off(&at);
         self.flipped.retain(|(flipped, _)| *flipped >= at);
@@ -156,7 +193,8 @@ impl Media {
         } else {
             end
         };
-        self.bytes.truncate((end.max(self.origin) - self.origin) as usize);
+        self.bytes
+            .truncate(self.given_up + (end.max(self.origin) - self.origin) as usize);
         self.durable_end = self.end();
     }
 }

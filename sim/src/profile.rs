@@ -43,13 +43,25 @@ impl Trouble {
     ];
 }
 
+/// One trouble at its moment. All its choices come from `roll`, so that it stays what it is when others are left out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Action {
+    /// When, in microseconds.
+    pub at_micros: u64,
+    pub trouble: Trouble,
+    /// Seed of its own choices: whom, how long, how much.
+    pub roll: u64,
+}
+
 /// A cluster before anything has happened, and what is to happen to it.
 #[derive(Clone, Debug)]
 pub struct Profile {
-    /// Members at the beginning.
-    pub(crate) nodes: usize,
+    /// Hosts, with a replica or without.
+    pub(crate) hosts: usize,
+    /// Hosts with a replica at the beginning; the first is primary.
+    pub(crate) members: Vec<usize>,
     /// Members at most.
-    pub(crate) nodes_max: usize,
+    pub(crate) members_max: usize,
     pub(crate) sectors: u64,
     pub(crate) shadow_bytes_max: u64,
     pub(crate) log_bytes_max: u64,
@@ -68,8 +80,9 @@ impl Profile {
     /// A quiet cluster on good hosts and a good network, for tests that make trouble by themselves.
     pub fn calm(nodes: usize) -> Profile {
         Profile {
-            nodes,
-            nodes_max: nodes + 2,
+            hosts: nodes + 2,
+            members: (0..nodes).collect(),
+            members_max: nodes + 2,
             sectors: 512,
             shadow_bytes_max: 256 << 10,
             log_bytes_max: 1 << 20,
@@ -100,8 +113,17 @@ impl Profile {
         self
     }
 
-    pub(crate) fn random(rng: &mut Rng) -> Profile {
-        let nodes = rng.between(2, 3) as usize;
+    /// One volume of a cluster of so many hosts.
+    pub(crate) fn random(rng: &mut Rng, hosts: usize) -> Profile {
+        let members_max = hosts.min(5);
+        // Two or three replicas are what people have; one and five are where the corners are.
+        let count = [2, 2, 3, 3, 2, 3, 1, 4, 5, 2][rng.below(10) as usize];
+        let mut members: Vec<usize> = (0..hosts).collect();
+        for place in 0..hosts {
+            let other = rng.between(place as u64, hosts as u64 - 1) as usize;
+            members.swap(place, other);
+        }
+        members.truncate(count.min(members_max));
         let sectors = if rng.chance(10) {
             rng.between(64, 256) * 8
         } else {
@@ -138,12 +160,14 @@ impl Profile {
         if troubles.is_empty() {
             troubles.push((Trouble::HandOver, 1));
         }
-        let peace = rng.spread(10_000, 600_000);
-        let chaos_micros = rng.spread(2_000_000, 15_000_000);
+        // Long enough for what takes ten seconds to notice and thirty to give up.
+        let chaos_micros = rng.spread(3_000_000, 60_000_000);
+        let peace = (chaos_micros / rng.spread(8, 200)).max(10_000);
         let think = chaos_micros / rng.spread(500, 8000);
         Profile {
-            nodes,
-            nodes_max: nodes + rng.between(0, 2) as usize,
+            hosts,
+            members,
+            members_max,
             sectors,
             shadow_bytes_max: rng.spread(16 << 10, 1 << 20),
             log_bytes_max: rng.spread(64 << 10, 8 << 20),
@@ -154,5 +178,29 @@ impl Profile {
             troubles,
             chaos_micros,
         }
+    }
+
+    /// What is to happen when, decided before the first moment.
+    pub(crate) fn script(&self, rng: &mut Rng) -> Vec<Action> {
+        let mut script = Vec::new();
+        let total: u64 = self.troubles.iter().map(|(_, weight)| weight).sum();
+        let (low, high) = self.peace_micros;
+        let mut at_micros = 10_000;
+        while total > 0 && at_micros < self.chaos_micros {
+            let mut roll = rng.below(total);
+            let found = self.troubles.iter().find(|(_, weight)| {
+                let here = roll < *weight;
+                roll = roll.saturating_sub(*weight);
+                here
+            });
+            let (trouble, _) = *found.expect("the roll is below the sum of all weights");
+            script.push(Action {
+                at_micros,
+                trouble,
+                roll: rng.bits(),
+            });
+            at_micros += rng.between(low, high);
+        }
+        script
     }
 }

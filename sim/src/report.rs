@@ -25,6 +25,8 @@ pub struct Report {
     pub virtual_micros: u64,
     /// Longest time at the gate of a hand-over, in microseconds.
     pub gate_micros_max: u64,
+    /// Time that cores spent on it.
+    pub core_time: Duration,
     /// Real time.
     pub elapsed: Duration,
 }
@@ -42,6 +44,7 @@ pub fn run_seeds(from: u64, count: u64, jobs: usize, mut ended: impl FnMut(&Outc
         counts: BTreeMap::new(),
         virtual_micros: 0,
         gate_micros_max: 0,
+        core_time: Duration::ZERO,
         elapsed: Duration::ZERO,
     };
     std::thread::scope(|scope| {
@@ -76,6 +79,7 @@ impl Report {
     fn take(&mut self, outcome: Outcome) {
         self.seeds += 1;
         self.virtual_micros += outcome.virtual_micros;
+        self.core_time += outcome.core_time;
         self.gate_micros_max = self.gate_micros_max.max(outcome.gate_micros_max);
         for (kind, count) in outcome.counts {
             *self.counts.entry(kind).or_default() += count;
@@ -90,12 +94,14 @@ impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let virtual_seconds = self.virtual_micros as f64 / 1e6;
         let real_seconds = self.elapsed.as_secs_f64();
+        let core_seconds = self.core_time.as_secs_f64();
         writeln!(
             f,
-            "{} seeds: {:.2} virtual hours in {real_seconds:.1} s, {:.0} times as fast as real time",
+            "{} seeds: {:.2} cluster-hours in {real_seconds:.1} s; {core_seconds:.1} s on cores, {:.0} times as fast as real \
+             time on each",
             self.seeds,
             virtual_seconds / 3600.0,
-            virtual_seconds / real_seconds.max(1e-9)
+            virtual_seconds / core_seconds.max(1e-9)
         )?;
         writeln!(f, "digest of everything that happened: {:016x}", self.digest)?;
         writeln!(

@@ -4,8 +4,10 @@ use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Once;
+use std::time::{Duration, Instant};
 
-use crate::world::{Figures, World};
+use crate::cluster::Cluster;
+use crate::world::Figures;
 
 /// What a seed came to.
 #[derive(Clone, Debug)]
@@ -16,6 +18,8 @@ pub struct Outcome {
     pub digest: u64,
     /// Virtual time, in microseconds.
     pub virtual_micros: u64,
+    /// Time that a core spent on it.
+    pub core_time: Duration,
     /// Longest time at the gate of a hand-over, in microseconds.
     pub gate_micros_max: u64,
     /// Happenings by kind.
@@ -53,12 +57,21 @@ fn keep_panics() {
     });
 }
 
+/// Time that this thread has spent on a core so far; real time where the system does not tell.
+fn core_time(began: Instant) -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").ok();
+    let nanos = told.and_then(|told| told.split(' ').next()?.parse().ok());
+    nanos.map_or(began.elapsed(), Duration::from_nanos)
+}
+
 /// Lives one seed's life; keeps the last `trace_lines` lines of it.
 pub fn run_seed(seed: u64, trace_lines: usize) -> Outcome {
     keep_panics();
-    let mut world = World::random(seed, trace_lines);
+    let real_time = Instant::now();
+    let began = core_time(real_time);
+    let mut cluster = Cluster::random(seed, trace_lines);
     SIMULATING.set(true);
-    let lived = catch_unwind(AssertUnwindSafe(|| world.live()));
+    let lived = catch_unwind(AssertUnwindSafe(|| cluster.live()));
     SIMULATING.set(false);
     let failure = match lived {
         Ok(Ok(())) => None,
@@ -70,7 +83,7 @@ pub fn run_seed(seed: u64, trace_lines: usize) -> Outcome {
                 .with_borrow_mut(Option::take)
                 .unwrap_or_else(|| "panic without words".to_owned());
             Some(Failure {
-                what: format!("at {} s: {what}", world.figures().virtual_micros as f64 / 1e6),
+                what: format!("at {} s: {what}", cluster.figures().virtual_micros as f64 / 1e6),
             })
         }
     };
@@ -79,14 +92,15 @@ pub fn run_seed(seed: u64, trace_lines: usize) -> Outcome {
         virtual_micros,
         gate_micros_max,
         counts,
-    } = world.figures();
+    } = cluster.figures();
     Outcome {
         seed,
         digest,
         virtual_micros,
+        core_time: core_time(real_time).saturating_sub(began),
         gate_micros_max,
         counts,
         failure,
-        trace: world.trace_lines(),
+        trace: cluster.trace_lines(),
     }
 }

@@ -12,13 +12,16 @@ pub(crate) fn sector(stamp: u64) -> [u8; SECTOR] {
 
 /// The stamp of a sector's bytes; `None` when it is no stamp, or pieces of several.
 pub(crate) fn of(bytes: &[u8]) -> Option<u64> {
-    let stamp = u64::from_le_bytes(bytes.get(..8)?.try_into().ok()?);
-    (bytes == sector(stamp)).then_some(stamp)
+    let word = bytes.get(..8)?;
+    let same = bytes.len() == SECTOR && bytes[8..] == bytes[..SECTOR - 8];
+    same.then_some(u64::from_le_bytes(word.try_into().ok()?))
 }
 
 /// Sectors with these stamps, one behind the other.
 pub(crate) fn sectors(stamps: impl Iterator<Item = u64>) -> Vec<u8> {
-    stamps.flat_map(sector).collect()
+    let mut out = Vec::with_capacity(stamps.size_hint().0 * SECTOR);
+    stamps.for_each(|stamp| out.extend_from_slice(&sector(stamp)));
+    out
 }
 
 #[cfg(test)]

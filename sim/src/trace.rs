@@ -8,7 +8,6 @@ use xxhash_rust::xxh3::Xxh3;
 /// Listens to everything that happens in a run.
 pub(crate) struct Trace {
     hasher: Box<Xxh3>,
-    line: String,
     kept_max: usize,
     kept: VecDeque<String>,
     /// Lines so far.
@@ -28,41 +27,45 @@ impl Trace {
     pub fn new(kept_max: usize) -> Trace {
         Trace {
             hasher: Box::default(),
-            line: String::new(),
             kept_max,
             kept: VecDeque::new(),
             lines: 0,
         }
     }
 
-    /// Notes one line; `node` is who it is about.
+    /// Notes what happened: `print` tells it from others cheaply, `write` puts it into words when somebody reads them;
+    /// `node` is who it is about.
     pub fn note(
         &mut self,
         now: Tick,
         node: Option<usize>,
+        print: u64,
         write: impl FnOnce(&mut String) -> std::fmt::Result,
     ) {
         use std::fmt::Write;
-        self.line.clear();
-        let line = &mut self.line;
+        self.lines += 1;
+        let words = [now.0, node.map_or(u64::MAX, |node| node as u64), print];
+        self.hasher.update(&words.map(u64::to_le_bytes).concat());
+        if self.kept_max == 0 {
+            return;
+        }
+        let mut line = if self.kept.len() == self.kept_max {
+            self.kept.pop_front().unwrap_or_default()
+        } else {
+            String::new()
+        };
+        line.clear();
         let begun = match node {
             Some(node) => write!(line, "{:>4}.{:06} h{node} ", now.0 / 1_000_000, now.0 % 1_000_000),
             None => write!(line, "{:>4}.{:06}    ", now.0 / 1_000_000, now.0 % 1_000_000),
         };
         begun
-            .and_then(|()| write(line))
+            .and_then(|()| write(&mut line))
             .expect("a String takes every line");
-        self.hasher.update(self.line.as_bytes());
-        self.lines += 1;
-        if self.kept_max > 0 {
-            if self.kept.len() == self.kept_max {
-                self.kept.pop_front();
-            }
-            self.kept.push_back(self.line.clone());
-        }
+        self.kept.push_back(line);
     }
 
-    /// xxh3-64 of every line so far.
+    /// xxh3-64 of everything so far.
     pub fn digest(&self) -> u64 {
         self.hasher.digest()
     }

@@ -5,18 +5,21 @@ mod check;
 mod faults;
 mod perform;
 
+pub(crate) use check::SETTLE_MICROS_MAX;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mars::{Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, Status, Watermarks};
 use model::{Epoch, NodeId, Tick, VolumeId, VolumeSize};
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::describe;
 use crate::disk::{Disk, Lane};
 use crate::guest::Guest;
 use crate::history::History;
 use crate::link::Network;
-use crate::profile::{Profile, Trouble};
+use crate::profile::{Action, Profile};
 use crate::rng::Rng;
 use crate::stamp;
 use crate::trace::Trace;
@@ -66,8 +69,18 @@ enum Happening {
     Tell { node: usize },
     Ask,
     Resend,
-    Trouble,
+    Trouble { action: Action },
     Inspect,
+}
+
+/// What befalls a host or a network, and with it every volume there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostFault {
+    Kill { node: usize },
+    PowerCut { node: usize },
+    Start { node: usize, micros: u64 },
+    Cut { a: usize, b: usize, silent: bool },
+    Heal { a: usize, b: usize },
 }
 
 /// How the log is kept at a primary for a peer, as far as can be told from outside.
@@ -146,6 +159,8 @@ pub struct World {
     notices: Vec<(usize, Notice)>,
     /// Longest time at the gate of a hand-over, in microseconds.
     gate_micros_max: u64,
+    /// What befell hosts here and has not been told to the other volumes of the cluster.
+    befallen: Vec<HostFault>,
 }
 
 impl World {
@@ -183,21 +198,21 @@ impl World {
             counts: BTreeMap::new(),
             notices: Vec::new(),
             gate_micros_max: 0,
+            befallen: Vec::new(),
         };
-        world.members = (0..world.profile.nodes).collect();
-        for index in 0..world.profile.nodes {
-            let birth = match index {
-                0 => Birth::Primary {
-                    epoch: Epoch { term: 1, start: 1 },
-                },
-                _ => Birth::Secondary,
-            };
-            let contents = if index == 0 {
-                stamp::sectors(stamps.iter().copied())
+        world.members = world.profile.members.iter().copied().collect();
+        let primary = world.profile.members.first().copied();
+        world.guest.attached = primary.unwrap_or(0);
+        for index in 0..world.profile.hosts {
+            if Some(index) == primary {
+                let epoch = Epoch { term: 1, start: 1 };
+                world.add_node(Birth::Primary { epoch }, stamp::sectors(stamps.iter().copied()));
+            } else if world.members.contains(&index) {
+                let contents = world.foreign_contents(&stamps);
+                world.add_node(Birth::Secondary, contents);
             } else {
-                world.foreign_contents(&stamps)
-            };
-            world.add_node(birth, contents);
+                world.add_node(Birth::Secondary, Vec::new());
+            }
         }
         world.schedule(1, Happening::Ask);
         world
@@ -240,9 +255,11 @@ impl World {
             marks: None,
             kept: BTreeMap::new(),
             told_damage: false,
-            starting: true,
+            starting: self.members.contains(&index),
         });
-        self.schedule(1, Happening::Start { node: index });
+        if self.members.contains(&index) {
+            self.schedule(1, Happening::Start { node: index });
+        }
     }
 
     fn member_ids(&self) -> Vec<NodeId> {
@@ -262,8 +279,9 @@ impl World {
     }
 
     fn say(&mut self, text: impl FnOnce() -> String) {
-        self.trace.note(self.now, None, |line| {
-            line.push_str(&text());
+        let text = text();
+        self.trace.note(self.now, None, xxh3_64(text.as_bytes()), |line| {
+            line.push_str(&text);
             Ok(())
         });
     }
@@ -287,8 +305,22 @@ impl World {
         self.nodes[node].boot == boot && self.nodes[node].engine.is_some()
     }
 
+    /// When the next thing happens.
+    pub(crate) fn next_at(&self) -> Option<Tick> {
+        self.agenda.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Nothing happens here before `at`: another volume of the cluster is first.
+    pub(crate) fn wait_until(&mut self, at: Tick) {
+        assert!(
+            self.next_at().is_none_or(|next| next >= at),
+            "time passes in one order for all volumes"
+        );
+        self.now = self.now.max(at);
+    }
+
     /// Lets the next thing happen; false when nothing is left before `until`.
-    fn step(&mut self, until: Tick) -> Result<bool, Violation> {
+    pub(crate) fn step(&mut self, until: Tick) -> Result<bool, Violation> {
         let Some(entry) = self.agenda.first_entry() else {
             return Ok(false);
         };
@@ -310,10 +342,7 @@ impl World {
             Happening::Arrive { link, to, bytes } => self.arrive(link, to, bytes)?,
             Happening::HangUp { link, end } => self.hang_up(link, end),
             Happening::Start { node } => self.start_node(node)?,
-            Happening::Heal { a, b } => {
-                self.say(|| format!("HEAL h{a} h{b}"));
-                self.network.heal(a, b);
-            }
+            Happening::Heal { a, b } => self.heal(a, b),
             Happening::Recover { node } => self.nodes[node].disk.slowness = 1,
             Happening::Strike { node, other } => self.strike(node, other),
             Happening::Tell { node } => self.tell(node),
@@ -322,7 +351,7 @@ impl World {
                 self.resending = false;
                 self.send_asked();
             }
-            Happening::Trouble => self.trouble()?,
+            Happening::Trouble { action } => self.trouble(action),
             Happening::Inspect => self.inspect()?,
         }
         Ok(true)
@@ -367,7 +396,8 @@ impl World {
         }
         self.nodes[node].awake = false;
         for event in std::mem::take(&mut self.nodes[node].inbox) {
-            self.trace.note(self.now, Some(node), |line| {
+            let print = describe::print_of_event(&event);
+            self.trace.note(self.now, Some(node), print, |line| {
                 line.push_str("<- ");
                 describe::event(line, &event)
             });
@@ -382,7 +412,8 @@ impl World {
             if taken > EFFECTS_MAX {
                 return Err(self.violation(Some(node), "effects without end"));
             }
-            self.trace.note(self.now, Some(node), |line| {
+            let print = describe::print_of_effect(&effect);
+            self.trace.note(self.now, Some(node), print, |line| {
                 line.push_str("-> ");
                 describe::effect(line, &effect)
             });
@@ -466,7 +497,7 @@ impl World {
         counts.insert("engine: ends of a log lost", self.history.cuts);
         counts.insert("checks: events and effects", self.trace.lines);
         Figures {
-            digest: self.trace.digest(),
+            digest: self.trace.digest() ^ self.history.end().digest.0 as u64,
             virtual_micros: self.now.0,
             gate_micros_max: self.gate_micros_max,
             counts,

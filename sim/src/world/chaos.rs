@@ -2,24 +2,18 @@
 
 use model::Role;
 
-use super::{Happening, Trouble, Violation, World};
-use crate::profile::Profile;
+use super::{Happening, World};
+use crate::profile::{Action, Trouble};
 use crate::rng::Rng;
 
 impl World {
-    /// The cluster that belongs to a seed.
-    pub fn random(seed: u64, trace_lines: usize) -> World {
-        let profile = Profile::random(&mut Rng::new(seed ^ 0xC4A0_5EED));
-        World::new(seed, profile, trace_lines)
-    }
-
-    /// Lives through trouble, then comes to rest; every promise is checked on the way.
-    pub fn live(&mut self) -> Result<(), Violation> {
+    /// Arranges what is to happen before the calm.
+    pub(crate) fn begin(&mut self, script: &[Action]) {
         self.say_profile();
         self.schedule(1000, Happening::Inspect);
-        self.schedule(10_000, Happening::Trouble);
-        self.run_for(self.profile.chaos_micros)?;
-        self.settle()
+        for action in script {
+            self.schedule(action.at_micros, Happening::Trouble { action: *action });
+        }
     }
 
     fn say_profile(&mut self) {
@@ -27,32 +21,21 @@ impl World {
         self.say(|| text);
     }
 
-    pub(super) fn trouble(&mut self) -> Result<(), Violation> {
+    pub(super) fn trouble(&mut self, action: Action) {
         if self.now >= self.chaos_until {
-            return Ok(());
+            return;
         }
+        // An action makes its choices by itself: leaving others out does not change it.
+        let rng = std::mem::replace(&mut self.rng, Rng::new(action.roll));
         let damaged = (0..self.nodes.len()).find(|node| self.nodes[*node].told_damage);
         match damaged {
             Some(node) => self.replace(node),
-            None => self.cause_trouble(),
+            None => self.cause_trouble(action.trouble),
         }
-        let (low, high) = self.profile.peace_micros;
-        let micros = self.rng.between(low, high);
-        self.schedule(micros, Happening::Trouble);
-        Ok(())
+        self.rng = rng;
     }
 
-    fn cause_trouble(&mut self) {
-        let total: u64 = self.profile.troubles.iter().map(|(_, weight)| weight).sum();
-        let mut roll = self.rng.below(total.max(1));
-        let found = self.profile.troubles.iter().find(|(_, weight)| {
-            let here = roll < *weight;
-            roll = roll.saturating_sub(*weight);
-            here
-        });
-        let Some((trouble, _)) = found.copied() else {
-            return;
-        };
+    fn cause_trouble(&mut self, trouble: Trouble) {
         let members: Vec<usize> = self.members.iter().copied().collect();
         let Some(node) = self.rng.pick(&members).copied() else {
             return;
@@ -120,7 +103,7 @@ impl World {
                 }
             }
             Trouble::Join => {
-                if members.len() < self.profile.nodes_max {
+                if members.len() < self.profile.members_max {
                     self.join();
                 }
             }

@@ -1,5 +1,6 @@
 //! Is every promise kept? Looked at after every step, at random moments, and at rest.
 
+use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
 use mars::{Meta, Notice, Status, SyncState};
 use model::{Epoch, Lsn, ReplicaState, Role};
@@ -13,7 +14,7 @@ use crate::stamp;
 const COMMAND_MICROS_MAX: u64 = 60_000_000;
 
 /// A healed cluster is at rest by then, full syncs over slow links included.
-const SETTLE_MICROS_MAX: u64 = 180_000_000;
+pub(crate) const SETTLE_MICROS_MAX: u64 = 180_000_000;
 
 impl World {
     /// After every batch of events: one who serves, marks that only grow and are in order.
@@ -108,14 +109,16 @@ impl World {
             return Err(self.violation(Some(late.node), format!("never answers {:?}", late.command)));
         }
         if self.now < self.chaos_until {
-            let micros = self.rng.spread(10_000, 300_000);
+            let micros = self.rng.spread(20_000, 2_000_000);
             self.schedule(micros, Happening::Inspect);
         }
         Ok(())
     }
 
     pub(super) fn inspect_node(&mut self, node: usize) -> Result<(), Violation> {
-        let mut disk = self.nodes[node].disk.clone();
+        // Recovery reads no log before `written_back`.
+        let from = self.meta(node).map_or(0, |meta| meta.written_back.lsn.0);
+        let mut disk = self.nodes[node].disk.copy_from(from);
         if self.rng.chance(70) {
             disk.kill(&mut self.rng);
             if self.rng.chance(70) {
@@ -138,11 +141,11 @@ impl World {
         // The damage is known; what is asked here is whether it was kept away from the disk.
         disk.log.repair();
         self.count("checks: inspections");
-        self.recover(&meta, &mut disk)
+        self.recover(&meta, disk)
             .map_err(|what| self.violation(Some(node), what))
     }
 
-    fn recover(&self, meta: &Meta, disk: &mut Disk) -> Result<(), String> {
+    fn recover(&self, meta: &Meta, disk: Disk) -> Result<(), String> {
         let version = meta.touched;
         if !self.history.holds(meta.written_back) {
             return Err(format!(
@@ -158,9 +161,8 @@ impl World {
         }
         let mut at = meta.written_back;
         let from = at.lsn.0;
-        let log = bytes::Bytes::copy_from_slice(disk.log.read(from, usize::MAX / 2));
-        let mut rest = log;
-        let mut contents = disk.volume.read(0, usize::MAX / 2).to_vec();
+        let mut rest = Bytes::from(disk.log.into_bytes_from(from));
+        let mut contents = disk.volume.into_bytes_from(0);
         while at.lsn < meta.committed.lsn {
             let batch = match Batch::decode_next(&rest, meta.volume, at, Epoch::NONE) {
                 Ok(batch) => batch,
@@ -191,6 +193,19 @@ impl World {
 
     /// Faults stop, everything comes back, the guest gets its answers; then all replicas must be one.
     pub fn settle(&mut self) -> Result<(), Violation> {
+        self.calm_down();
+        let until = self.now.after_micros(SETTLE_MICROS_MAX);
+        while self.now < until {
+            self.run_until(100_000, World::is_at_rest)?;
+            if self.comes_to_rest() {
+                break;
+            }
+        }
+        self.check_rest()
+    }
+
+    /// Faults stop and everything comes back.
+    pub(crate) fn calm_down(&mut self) {
         self.say(|| "CALM".to_owned());
         self.chaos_until = self.now;
         self.busy = false;
@@ -203,15 +218,17 @@ impl World {
             }
         }
         self.tell_members();
-        let until = self.now.after_micros(SETTLE_MICROS_MAX);
-        while self.now < until {
-            if self.run_until(100_000, World::is_at_rest)? {
-                return self.check_rest();
-            }
-            if let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].told_damage) {
-                self.replace(node);
-            }
+    }
+
+    /// Whether nothing is left to do; what no replica can mend by itself is mended.
+    pub(crate) fn comes_to_rest(&mut self) -> bool {
+        if let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].told_damage) {
+            self.replace(node);
         }
+        self.is_at_rest()
+    }
+
+    fn never_rests(&self) -> Violation {
         let states: Vec<String> = self.members.iter().map(|node| self.stand(*node)).collect();
         let what = format!(
             "never comes to rest; {} requests and {} commands unanswered\n  {}",
@@ -219,7 +236,7 @@ impl World {
             self.commands.len(),
             states.join("\n  ")
         );
-        Err(self.violation(None, what))
+        self.violation(None, what)
     }
 
     fn tell_members(&mut self) {
@@ -265,7 +282,10 @@ impl World {
     }
 
     /// All replicas hold the same, the same as the history, and the same as what the guest was told.
-    fn check_rest(&mut self) -> Result<(), Violation> {
+    pub(crate) fn check_rest(&mut self) -> Result<(), Violation> {
+        if !self.is_at_rest() {
+            return Err(self.never_rests());
+        }
         self.say(|| "AT REST".to_owned());
         let end = self.history.end().lsn;
         for node in self.members.clone() {

@@ -3,7 +3,7 @@
 use mars::{Birth, Command, CommandId, LinkId, Meta, SyncState};
 use model::Role;
 
-use super::{Happening, World, node_id};
+use super::{Happening, HostFault, World, node_id};
 use crate::disk::Disk;
 use crate::link::IDLE_MICROS;
 
@@ -15,6 +15,7 @@ impl World {
         }
         self.say(|| format!("KILL h{node}"));
         self.count("faults: kill -9");
+        self.befallen.push(HostFault::Kill { node });
         self.end_process(node);
         for link in self.links_of(node) {
             let abrupt = self.rng.chance(50);
@@ -49,6 +50,7 @@ impl World {
     pub fn power_cut(&mut self, node: usize) {
         self.say(|| format!("POWER CUT h{node}"));
         self.count("faults: power cut");
+        self.befallen.push(HostFault::PowerCut { node });
         if self.nodes[node].engine.is_some() {
             self.end_process(node);
             for link in self.links_of(node) {
@@ -77,6 +79,7 @@ impl World {
     pub fn start_after(&mut self, node: usize, micros: u64) {
         if self.nodes[node].engine.is_none() && !self.nodes[node].starting {
             self.nodes[node].starting = true;
+            self.befallen.push(HostFault::Start { node, micros });
             self.schedule(micros, Happening::Start { node });
         }
     }
@@ -99,6 +102,7 @@ impl World {
     pub fn cut_link(&mut self, a: usize, b: usize, silent: bool) {
         self.say(|| format!("CUT h{a} h{b}{}", if silent { " silently" } else { "" }));
         self.count("faults: network cut");
+        self.befallen.push(HostFault::Cut { a, b, silent });
         for link in self.network.cut(a, b) {
             self.lose_link(link, silent);
         }
@@ -106,7 +110,30 @@ impl World {
 
     /// Two nodes reach each other again.
     pub fn heal(&mut self, a: usize, b: usize) {
+        self.say(|| format!("HEAL h{a} h{b}"));
+        self.befallen.push(HostFault::Heal { a, b });
         self.network.heal(a, b);
+    }
+
+    /// What befell hosts since this was asked last.
+    pub(crate) fn take_befallen(&mut self) -> Vec<HostFault> {
+        std::mem::take(&mut self.befallen)
+    }
+
+    /// The same hosts and networks carry this volume too.
+    pub(crate) fn befalls(&mut self, fault: HostFault) {
+        match fault {
+            HostFault::Kill { node } => self.kill(node),
+            HostFault::PowerCut { node } if self.members.contains(&node) => self.power_cut(node),
+            HostFault::PowerCut { .. } => {}
+            HostFault::Start { node, micros } if self.members.contains(&node) => {
+                self.start_after(node, micros)
+            }
+            HostFault::Start { .. } => {}
+            HostFault::Cut { a, b, silent } => self.cut_link(a, b, silent),
+            HostFault::Heal { a, b } => self.heal(a, b),
+        }
+        self.befallen.clear();
     }
 
     /// One connection dies without anybody noticing for long.
@@ -148,18 +175,14 @@ impl World {
 
     /// A node without a replica gets one; returns which.
     pub fn join(&mut self) -> usize {
-        let idle = (0..self.nodes.len()).find(|node| !self.members.contains(node));
-        let node = idle.unwrap_or(self.nodes.len());
+        let node = (0..self.nodes.len())
+            .find(|node| !self.members.contains(node))
+            .expect("callers leave a host without a replica");
         self.say(|| format!("JOIN h{node}"));
         self.count("operators: join");
         self.members.insert(node);
-        if node == self.nodes.len() {
-            let contents = self.foreign_contents(&[]);
-            self.add_node(Birth::Secondary, contents);
-        } else {
-            self.wipe(node);
-            self.start_after(node, 1);
-        }
+        self.wipe(node);
+        self.start_after(node, 1);
         self.tell_all();
         node
     }

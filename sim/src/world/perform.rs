@@ -71,7 +71,7 @@ impl World {
         }
         self.work_lane(node, lane);
         // What is durable in the wrong order shows right after a save of the meta, and not for long.
-        if lane == Lane::Meta && self.rng.chance(5) {
+        if lane == Lane::Meta && self.rng.chance(2) {
             self.inspect_node(node)?;
         }
         Ok(())
@@ -272,7 +272,7 @@ impl World {
     fn resend_later(&mut self) {
         if !self.resending && !self.guest.asked.is_empty() {
             self.resending = true;
-            let micros = self.rng.spread(200, 30_000);
+            let micros = self.rng.spread(500, 200_000);
             self.schedule(micros, Happening::Resend);
         }
     }
