@@ -11,9 +11,9 @@ mod status;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use api::control::{Call, ControlError, ControlErrorKind, Member, Outcome};
 use mars::{Answer, Command, CommandError, GuestRequest};
@@ -53,6 +53,12 @@ pub enum Farewell {
 
 /// How long a flush may take on the way out; what it would make durable survives the process anyway.
 const FAREWELL_FLUSH: Duration = Duration::from_secs(10);
+
+/// How long a daemon that was killed just now may take to let go of its directory.
+const LOCK_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often that is looked at.
+const LOCK_RETRY: Duration = Duration::from_millis(50);
 
 type Reply<T> = Result<T, ControlError>;
 
@@ -140,7 +146,7 @@ impl Host {
         for dir in [&config.state_dir, &config.log_dir, &config.run_dir] {
             crate::persist::create_directory(dir).with_context(|| format!("create {}", dir.display()))?;
         }
-        let lock = crate::disk::lock_path(&config.state_dir.join("lock"))?;
+        let lock = take_possession(&config.state_dir.join("lock")).await?;
         let host = Arc::new_cyclic(|weak: &Weak<Host>| {
             let reception: Weak<dyn Reception> = weak.clone();
             Host {
@@ -255,6 +261,8 @@ impl Host {
             .take();
         if let Some(listening) = listening {
             listening.task.abort();
+            // The port is free once the task is gone, not when that was asked for.
+            drop(listening.task.await);
         }
         let volumes = std::mem::take(&mut *self.volumes());
         for (id, mut volume) in volumes {
@@ -454,6 +462,19 @@ impl Reception for Host {
         handle
             .cloned()
             .ok_or_else(|| format!("volume {id} has no replica in service here"))
+    }
+}
+
+/// Takes the lock of a state directory; a predecessor that is just being ended by the kernel gets a little time for it.
+async fn take_possession(path: &Path) -> std::io::Result<File> {
+    let give_up = Instant::now() + LOCK_PATIENCE;
+    loop {
+        match crate::disk::lock_path(path) {
+            Err(e) if e.kind() == std::io::ErrorKind::ResourceBusy && Instant::now() < give_up => {
+                tokio::time::sleep(LOCK_RETRY).await;
+            }
+            taken => return taken,
+        }
     }
 }
 
