@@ -34,6 +34,6 @@ sim: ## the simulator: SEEDS=1000 clusters, each with faults of its own
 	@scripts/setup.sh rust
 	@source scripts/toolchain.sh; cargo run --release -p sim -- --seeds $(SEEDS)
 
-bench: ## the NBD door against qemu's, alternating, as ratios
+bench: ## the NBD door against qemu's, alternating, as ratios, into docs/benchmarks.md
 	@scripts/setup.sh rust tests
-	@source scripts/toolchain.sh; cargo build --release --workspace --bins; cargo run --release -p bench --bin bench
+	@source scripts/toolchain.sh; cargo build --release --workspace --bins; cargo run --release -p bench --bin bench -- --page docs/benchmarks.md
