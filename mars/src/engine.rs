@@ -325,7 +325,7 @@ impl Engine {
             return self.handle_failed(event);
         }
         match event {
-            Event::Timer | Event::Sent { .. } | Event::DiskFailed { .. } => {}
+            Event::Timer | Event::DiskFailed { .. } => {}
             Event::Guest { tag, request } => self.guest_arrived(tag, request),
             Event::LogWritten { up_to } => self.log_written(up_to),
             Event::LogFlushed { up_to } => self.log_flushed(up_to),

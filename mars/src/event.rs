@@ -335,13 +335,6 @@ pub enum Event {
         /// What it says.
         message: Message,
     },
-    /// Everything sent on the link so far has left this process (flow control for shipping).
-    Sent {
-        /// On which connection.
-        link: LinkId,
-        /// Bytes that left, since the last such event.
-        bytes: u64,
-    },
     /// An operator asks; will be answered by [`Effect::Answer`].
     Command {
         /// Names the command.

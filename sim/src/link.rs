@@ -41,13 +41,6 @@ pub(crate) struct Link {
     bytes_per_milli: u64,
 }
 
-/// When a message leaves, and when it arrives if nothing happens.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Flight {
-    pub departs: Tick,
-    pub arrives: Tick,
-}
-
 /// How good new connections are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Quality {
@@ -135,15 +128,9 @@ impl Network {
         (id, told)
     }
 
-    /// Puts a message on the wire from one end; `None` when that end has no such connection.
-    pub fn send(
-        &mut self,
-        id: LinkId,
-        from: usize,
-        bytes: usize,
-        now: Tick,
-        rng: &mut Rng,
-    ) -> Option<Flight> {
+    /// Puts a message on the wire from one end; when it arrives if nothing happens, or `None` when that end has no such
+    /// connection.
+    pub fn send(&mut self, id: LinkId, from: usize, bytes: usize, now: Tick, rng: &mut Rng) -> Option<Tick> {
         let link = self.links.get_mut(&id)?;
         if link.ends[from].stage != Stage::Up {
             return None;
@@ -158,10 +145,7 @@ impl Network {
         };
         let to = &mut link.ends[1 - from];
         to.arrives = to.arrives.max(departs.after_micros(link.latency_micros + jitter));
-        Some(Flight {
-            departs,
-            arrives: to.arrives,
-        })
+        Some(to.arrives)
     }
 
     /// Which end of a connection a node's start is.
@@ -228,9 +212,9 @@ mod tests {
         let (mut network, id, mut rng) = connected();
         let mut last = Tick(0);
         for _ in 0..1000 {
-            let flight = network.send(id, 0, 5000, Tick(0), &mut rng).expect("up");
-            assert!(flight.arrives >= last && flight.arrives >= flight.departs.after_micros(100));
-            last = flight.arrives;
+            let arrives = network.send(id, 0, 5000, Tick(0), &mut rng).expect("up");
+            assert!(arrives >= last && arrives >= Tick(100));
+            last = arrives;
         }
         assert!(
             last >= Tick(5_000_000),
@@ -250,11 +234,11 @@ mod tests {
     #[test]
     fn the_other_end_hears_of_a_close_after_what_was_sent_before() {
         let (mut network, id, mut rng) = connected();
-        let flight = network.send(id, 0, 50_000, Tick(0), &mut rng).expect("up");
+        let arrives = network.send(id, 0, 50_000, Tick(0), &mut rng).expect("up");
         let heard = network
             .leave(id, 0, Tick(1), false, &mut rng)
             .expect("the other end is up");
-        assert!(heard > flight.arrives);
+        assert!(heard > arrives);
         assert_eq!(network.leave(id, 1, heard, false, &mut rng), None);
         assert!(network.links.is_empty());
     }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use mars::message::MESSAGE_BYTES_MAX;
-use mars::{Event, LinkId, Message};
+use mars::{LinkId, Message};
 use model::NodeId;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
@@ -26,8 +26,8 @@ const OUTGOING_BYTES_MAX: u64 = 64 << 20;
 /// The same, counted: small messages weigh too.
 const OUTGOING_MESSAGES_MAX: usize = 16 << 10;
 
-/// After so many bytes the engine is told that they have left.
-const SENT_BYTES_MAX: u64 = 1 << 20;
+/// Messages gather up to so many bytes before they are flushed.
+const GATHERED_BYTES_MAX: u64 = 1 << 20;
 
 /// An orderly end takes at most that long.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -93,7 +93,7 @@ pub(crate) async fn run(
     reader.set_idle(Some(IDLE));
     let ended = tokio::select! {
         ended = receive(link, &mut reader, &inbox) => Some(ended),
-        ended = send(link, &mut writer, queued, &queued_bytes, &inbox) => ended.err().map(Err),
+        ended = send(link, &mut writer, queued, &queued_bytes) => ended.err().map(Err),
     };
     match ended {
         // The engine closed it.
@@ -136,7 +136,6 @@ async fn send(
     writer: &mut FrameWriter,
     mut queued: mpsc::Receiver<Message>,
     queued_bytes: &AtomicU64,
-    inbox: &Inbox,
 ) -> io::Result<()> {
     while let Some(first) = queued.recv().await {
         let mut next = Some(first);
@@ -147,14 +146,13 @@ async fn send(
             bytes += encoded.len() as u64;
             writer.write(&[encoded]).await?;
             queued_bytes.fetch_sub(weight, Ordering::Relaxed);
-            next = if bytes < SENT_BYTES_MAX {
+            next = if bytes < GATHERED_BYTES_MAX {
                 queued.try_recv().ok()
             } else {
                 None
             };
         }
         writer.flush().await?;
-        inbox.event(Event::Sent { link, bytes });
     }
     Ok(())
 }

@@ -162,7 +162,7 @@ impl World {
         };
         let bytes = message.encode().freeze();
         let length = bytes.len();
-        let Some(flight) = self.network.send(link, end, length, self.now, &mut self.rng) else {
+        let Some(arrives) = self.network.send(link, end, length, self.now, &mut self.rng) else {
             return;
         };
         if let Message::Opened { fresh, .. } = message {
@@ -173,20 +173,8 @@ impl World {
                 self.nodes[node].kept.insert(peer, kept);
             }
         }
-        let sent = Event::Sent {
-            link,
-            bytes: length as u64,
-        };
         self.schedule_at(
-            flight.departs,
-            Happening::Deliver {
-                node,
-                boot,
-                event: sent,
-            },
-        );
-        self.schedule_at(
-            flight.arrives,
+            arrives,
             Happening::Arrive {
                 link,
                 to: 1 - end,
