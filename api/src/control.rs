@@ -111,6 +111,13 @@ pub enum Call {
         /// Volume id.
         volume: String,
     },
+    /// These decisions hold for the volume from now on; asked of the primary, which tells the others.
+    VolumeSettings {
+        /// Volume id.
+        volume: String,
+        /// All of them.
+        settings: VolumeSettings,
+    },
     /// Forget a volume: close its doors, drop its log and state; the disk is left alone.
     VolumeForget {
         /// Volume id.
@@ -155,6 +162,43 @@ pub enum BirthKind {
     Primary,
     /// Joining secondary: full sync.
     Secondary,
+}
+
+/// What an operator has decided for a whole volume.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSettings {
+    /// When a guest's flush is answered.
+    pub mode: ModeSpec,
+    /// A replica whose oldest missing write is older is alarming.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_millis_max: Option<u64>,
+    /// A replica that lacks more log is alarming.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag_bytes_max: Option<u64>,
+    /// Whether guests are slowed down then.
+    #[serde(default)]
+    pub throttle: bool,
+}
+
+/// When a guest's flush is answered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "kebab-case")]
+pub enum ModeSpec {
+    /// Once durable at the primary.
+    #[default]
+    Async,
+    /// Once durable at so many replicas too, but no later than this; then without them, loudly, until they keep up again.
+    NearSync {
+        /// How many.
+        replicas: u8,
+        /// How long a flush waits for them.
+        wait_millis_max: u32,
+    },
+    /// Once durable at so many replicas too, however long that takes.
+    Sync {
+        /// How many.
+        replicas: u8,
+    },
 }
 
 /// One door.
@@ -294,7 +338,7 @@ pub struct DoorStatus {
 }
 
 /// One replica; words and figures as in `mars::Status`.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct ReplicaStatus {
     /// `primary` or `secondary`.
     pub role: String,
@@ -332,12 +376,20 @@ pub struct ReplicaStatus {
     pub waiting_requests: u64,
     /// Longest wait at the gate so far.
     pub gate_micros_max: u64,
+    /// What an operator has decided for the volume.
+    pub settings: VolumeSettings,
+    /// As primary: since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait.
+    pub short_seconds: Option<f64>,
+    /// As primary: since when the replicas are further behind than allowed.
+    pub late_seconds: Option<f64>,
+    /// As primary: what guests may write now because of that.
+    pub pace_bytes_per_second: Option<u64>,
     /// As primary: the others.
     pub peers: Vec<PeerStatus>,
 }
 
 /// A peer as its primary sees it.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct PeerStatus {
     /// Node name.
     pub node: String,

@@ -4,14 +4,16 @@
 //!
 //! A plain write, discard or write-zeroes is answered once its batch is in the log file's page cache: it survives
 //! `kill -9` of the daemon. With FUA it is answered once its batch is durable. FLUSH is answered once every request
-//! answered before it is durable. Reads see every answered write. A replica is, with disk, log and watermarks taken
+//! answered before it is durable. *Durable* is what the volume's mode says (`policy.rs`): here, or here and at so many
+//! replicas; in near-sync mode that may be given up after a time, but never silently. Reads see every answered write. A replica is, with disk, log and watermarks taken
 //! together, always a version that the primary had. There are never two primaries that answer writes in one epoch.
 //!
 //! # How to read it
 //!
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
-//! `ship.rs` is one, `resync.rs` compares disks, `role.rs` moves the primary, `takeover.rs` makes one, `guest.rs` answers guests. After each
+//! `ship.rs` is one, `resync.rs` compares disks, `role.rs` moves the primary, `takeover.rs` makes one, `guest.rs` answers guests,
+//! `promise.rs` says when a flush may be answered. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
 
@@ -25,12 +27,15 @@ use model::{
 use crate::event::{Command, CommandError, CommandId, DiskError, Effect, Event, IoId, LinkId, Notice};
 use crate::follow::Follow;
 use crate::guest::{Checksum, Guests};
+use crate::limit::Bucket;
 use crate::lineage::{Position, Stretch};
 use crate::log::Log;
 use crate::meta::{Meta, SyncState};
+use crate::policy::Policy;
 use crate::replay::{Replay, Scan};
 use crate::resync::Resync;
 use crate::role::HandOver;
+use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
 use crate::watermark::Watermarks;
@@ -162,6 +167,7 @@ pub(crate) enum Then {
     CutSaved,
     FreshSaved,
     FreshReady,
+    Decided { id: CommandId },
 }
 
 /// A save under way.
@@ -212,6 +218,11 @@ pub struct Engine {
     pub(crate) taking_over: Vec<CommandId>,
     pub(crate) gate_micros_max: u64,
     pub(crate) sync_copied_bytes: u64,
+    pub(crate) policy: Policy,
+    /// When the policy looks at the clock again.
+    pub(crate) policy_due: Option<Tick>,
+    /// What guests may write while the replicas are too far behind.
+    pub(crate) pace: Bucket,
 }
 
 impl Engine {
@@ -234,6 +245,7 @@ impl Engine {
             committed_epoch: Epoch::NONE,
             trimmed: Lsn(0),
             sync,
+            settings: Settings::default(),
             granted: None,
             lineage: Vec::new(),
         };
@@ -293,6 +305,9 @@ impl Engine {
             taking_over: Vec::new(),
             gate_micros_max: 0,
             sync_copied_bytes: 0,
+            policy: Policy::default(),
+            policy_due: None,
+            pace: Bucket::default(),
             config,
             meta,
         }
@@ -407,6 +422,7 @@ impl Engine {
         }
         self.pump_load();
         self.pump_promotion();
+        self.pump_policy();
         self.pump_guests();
         self.pump_hand_over();
         self.pump_round();
@@ -430,6 +446,8 @@ impl Engine {
             self.ship_due(),
             self.hand_over_due(),
             self.resync_due(),
+            self.policy_due,
+            self.pace_due(),
         ]
         .into_iter()
         .flatten()
@@ -486,6 +504,7 @@ impl Engine {
                 Then::CutSaved => self.cut_saved(),
                 Then::FreshSaved => self.fresh_saved(),
                 Then::FreshReady => self.fresh_ready(),
+                Then::Decided { id } => self.decided(id),
             }
         }
     }
@@ -510,6 +529,7 @@ impl Engine {
             Command::TakeOver { epoch } => self.start_take_over(id, epoch),
             Command::Secondary => self.start_step_down(id),
             Command::Checksum => self.start_checksum(id),
+            Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),
         }
     }
 
@@ -538,6 +558,12 @@ impl Engine {
         for id in std::mem::take(&mut self.taking_over) {
             let reason = reason.clone();
             self.answer(id, Err(CommandError::NotInService { reason }));
+        }
+        for saving in std::mem::take(&mut self.saving) {
+            if let Then::Decided { id } = saving.then {
+                let reason = reason.clone();
+                self.answer(id, Err(CommandError::NotInService { reason }));
+            }
         }
         self.fail_guests(&error);
         match state {

@@ -6,11 +6,12 @@
 //! unless said otherwise.
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, NodeId, SectorRange};
+use model::{Epoch, Lsn, Mode, NodeId, SectorRange};
 
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
+use crate::settings::MaxLag;
 
 /// Names one guest request from acceptance to answer; chosen by the driver, unique while the request is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -167,6 +168,14 @@ pub enum Command {
     Secondary,
     /// Digest the whole logical contents; answered by [`Answer::Checksum`].
     Checksum,
+    /// From now on flushes are answered by this mode, and this lag is alarming. Of the primary; durable when answered, and
+    /// told to the replicas. A flush that waits already is judged by the new mode.
+    SetMode {
+        /// When a flush is answered.
+        mode: Mode,
+        /// When a lag is alarming.
+        max_lag: MaxLag,
+    },
 }
 
 /// The good answer to a command.
@@ -235,6 +244,12 @@ pub enum CommandError {
     TimedOut {
         /// Who.
         node: NodeId,
+    },
+    /// What is asked for cannot be.
+    #[error("{reason}")]
+    Unfit {
+        /// Why, and what can.
+        reason: String,
     },
     /// The engine is recovering or has failed.
     #[error("the replica is not in service: {reason}")]
@@ -515,6 +530,28 @@ pub enum Notice {
         peer: NodeId,
         /// How much log it would have held.
         held_bytes: u64,
+    },
+    /// Too few replicas keep up with the mode: near-sync answers flushes without them now, sync lets guests wait.
+    Short {
+        /// What the operator has asked for.
+        mode: Mode,
+    },
+    /// Enough replicas keep up with the mode again.
+    Restored {
+        /// How long it was short, in microseconds.
+        short_micros: u64,
+    },
+    /// The replicas are further behind than the operator allows.
+    LagExceeded {
+        /// Log that the one that is needed last lacks.
+        lag_bytes: u64,
+        /// Age of the oldest byte of it, in microseconds.
+        lag_micros: u64,
+    },
+    /// The replicas are well within the allowed lag again.
+    LagCleared {
+        /// How long they were not, in microseconds.
+        late_micros: u64,
     },
     /// Histories have parted.
     SplitBrain {

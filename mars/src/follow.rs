@@ -292,8 +292,10 @@ impl Engine {
                 from,
                 from_epoch,
                 fresh,
+                settings,
                 lineage,
             } => {
+                self.adopt(settings);
                 self.opened(
                     link,
                     Opened {
@@ -320,7 +322,8 @@ impl Engine {
                 bytes,
             } => self.streamed(link, at, committed, horizon, &bytes),
             Message::SyncReply { id, end, extents } => self.sync_replied(id, end, extents),
-            Message::Grant { epoch, at } => self.granted(link, epoch, at),
+            Message::Settings { settings } => self.adopt(settings),
+            Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, settings),
             Message::Open { .. } | Message::Ack { .. } | Message::SyncRequest { .. } => {
                 self.close_follow(link)
             }

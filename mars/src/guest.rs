@@ -86,7 +86,8 @@ impl Engine {
 
     fn has_room(&self) -> bool {
         let log_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
-        self.shadow.bytes() < self.config.shadow_bytes_max
+        self.pace.is_ready(self.now)
+            && self.shadow.bytes() < self.config.shadow_bytes_max
             && log_bytes < self.config.log_bytes_max.saturating_mul(2)
     }
 
@@ -115,11 +116,8 @@ impl Engine {
             }
             GuestRequest::Flush => {
                 self.seal();
-                if self.marks.committed() >= self.log.sealed.lsn {
-                    self.complete(tag, Ok(Reply::Done));
-                } else {
-                    self.log.wait_committed(self.log.sealed.lsn, tag);
-                }
+                self.log.wait_committed(self.log.sealed.lsn, tag);
+                self.settle_flushes();
             }
             GuestRequest::Write { range, data, fua } => {
                 let step = (BATCH_PAYLOAD_GOAL_BYTES as u64) / SECTOR_BYTES;
@@ -152,6 +150,7 @@ impl Engine {
             return self.complete(tag, Ok(Reply::Done));
         }
         for record in records {
+            self.pace.take(self.now, record.data_bytes());
             if self.log.builder.payload_bytes() >= BATCH_PAYLOAD_GOAL_BYTES {
                 self.seal();
             }

@@ -46,6 +46,8 @@ pub(crate) struct Log {
     pub flush_due: Option<Tick>,
     wait_appended: VecDeque<(Lsn, RequestTag)>,
     wait_committed: VecDeque<(Lsn, RequestTag)>,
+    /// Durable here since then, and waiting for the replicas that the mode asks for.
+    pub wait_replicas: VecDeque<(Lsn, RequestTag, Tick)>,
     /// (end of log, when) pairs, oldest first.
     pub samples: VecDeque<(Lsn, Tick)>,
 }
@@ -65,6 +67,7 @@ impl Log {
             flush_due: None,
             wait_appended: VecDeque::new(),
             wait_committed: VecDeque::new(),
+            wait_replicas: VecDeque::new(),
             samples: VecDeque::new(),
         }
     }
@@ -74,16 +77,21 @@ impl Log {
         self.builder.is_empty() && self.appending.is_empty() && self.flushing.is_none()
     }
 
-    /// Whether no guest waits for the log.
-    pub fn nobody_waits(&self) -> bool {
+    /// Whether no guest waits for this log; some may wait for replicas.
+    pub fn nobody_waits_here(&self) -> bool {
         self.gathering.is_empty() && self.wait_appended.is_empty() && self.wait_committed.is_empty()
+    }
+
+    /// Whether no guest waits for any log.
+    pub fn nobody_waits(&self) -> bool {
+        self.nobody_waits_here() && self.wait_replicas.is_empty()
     }
 
     pub fn want_flush(&mut self, up_to: Lsn) {
         self.flush_wanted = self.flush_wanted.max(up_to);
     }
 
-    /// Answers `tag` once everything before `up_to` is durable.
+    /// Answers `tag` once everything before `up_to` is durable as the mode says.
     pub fn wait_committed(&mut self, up_to: Lsn, tag: RequestTag) {
         self.want_flush(up_to);
         self.wait_committed.push_back((up_to, tag));
@@ -97,7 +105,8 @@ impl Log {
             .drain(..)
             .chain(self.wait_committed.drain(..))
             .map(|(_, tag)| tag);
-        gathering.chain(waiting).collect()
+        let held = self.wait_replicas.drain(..).map(|(_, tag, _)| tag);
+        gathering.chain(waiting).chain(held).collect()
     }
 }
 
@@ -167,11 +176,17 @@ impl Engine {
             self.marks.commit(end.lsn);
             self.scan_flushed();
         }
-        while let Some((_, tag)) = self
-            .log
-            .wait_committed
-            .pop_front_if(|(end, _)| *end <= self.marks.committed())
-        {
+        self.settle_flushes();
+    }
+
+    /// Hands those whose flush is durable here to those who wait for replicas, and answers whom the mode lets it answer.
+    pub(crate) fn settle_flushes(&mut self) {
+        let committed = self.marks.committed();
+        while let Some((end, tag)) = self.log.wait_committed.pop_front_if(|(end, _)| *end <= committed) {
+            self.log.wait_replicas.push_back((end, tag, self.now));
+        }
+        let assured = self.assured();
+        while let Some((_, tag, _)) = self.log.wait_replicas.pop_front_if(|(end, ..)| *end <= assured) {
             self.effects.push_back(Effect::Complete {
                 tag,
                 result: Ok(Reply::Done),

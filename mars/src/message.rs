@@ -8,6 +8,7 @@ use model::{Epoch, Lsn, NodeId, SectorOffset};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::lineage::{Position, Stretch};
+use crate::settings::Settings;
 
 /// Sectors in one extent of a full sync: digests are compared and data is sent in these.
 pub const SYNC_EXTENT_SECTORS: u64 = 128;
@@ -41,6 +42,8 @@ pub enum Message {
         from_epoch: Epoch,
         /// Whether you must begin anew.
         fresh: bool,
+        /// What an operator has decided for the volume.
+        settings: Settings,
         /// Who wrote what, up to my end.
         lineage: Vec<Stretch>,
     },
@@ -113,6 +116,13 @@ pub enum Message {
         epoch: Epoch,
         /// The end of my history; you have all of it.
         at: Position,
+        /// What an operator has decided for the volume: the promise that you take over.
+        settings: Settings,
+    },
+    /// Source to replica: an operator has decided anew.
+    Settings {
+        /// What holds now.
+        settings: Settings,
     },
 }
 
@@ -147,14 +157,16 @@ impl Message {
                 from,
                 from_epoch,
                 fresh,
+                settings,
                 lineage,
             } => {
                 w.u8(2)
                     .epoch(*epoch)
                     .position(*from)
                     .epoch(*from_epoch)
-                    .bool(*fresh)
-                    .lineage(lineage);
+                    .bool(*fresh);
+                settings.write(&mut w);
+                w.lineage(lineage);
             }
             Message::CutBack { epoch, to } => {
                 w.u8(3).epoch(*epoch).position(*to);
@@ -205,8 +217,13 @@ impl Message {
                     };
                 }
             }
-            Message::Grant { epoch, at } => {
+            Message::Grant { epoch, at, settings } => {
                 w.u8(10).epoch(*epoch).position(*at);
+                settings.write(&mut w);
+            }
+            Message::Settings { settings } => {
+                w.u8(11);
+                settings.write(&mut w);
             }
         }
         w.into_bytes()
@@ -226,6 +243,7 @@ impl Message {
                 from: r.position("from")?,
                 from_epoch: r.epoch("from epoch")?,
                 fresh: r.bool("fresh")?,
+                settings: Settings::read(&mut r)?,
                 lineage: r.lineage("lineage")?,
             },
             3 => Message::CutBack {
@@ -285,6 +303,10 @@ impl Message {
             10 => Message::Grant {
                 epoch: r.epoch("epoch")?,
                 at: r.position("at")?,
+                settings: Settings::read(&mut r)?,
+            },
+            11 => Message::Settings {
+                settings: Settings::read(&mut r)?,
             },
             other => return Err(malformed(format!("message kind {other} is unknown"))),
         };

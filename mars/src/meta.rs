@@ -8,6 +8,7 @@ use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, VolumeId};
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::lineage::{Position, Stretch};
 use crate::record::crc32c;
+use crate::settings::Settings;
 
 /// Stretches of history kept; older ones are forgotten (a replica that far back needs a full sync anyway).
 pub const LINEAGE_MAX: usize = 256;
@@ -44,6 +45,8 @@ pub struct Meta {
     pub trimmed: Lsn,
     /// Whether the disk is a version of the volume.
     pub sync: SyncState,
+    /// What an operator has decided for the volume; a replica's is its source's.
+    pub settings: Settings,
     /// The role was granted away in this epoch and position; repeated to the successor until it is heard of as primary.
     pub granted: Option<Granted>,
     /// Who wrote which stretch of the log, oldest first.
@@ -107,6 +110,7 @@ impl Meta {
                 term,
             } => w.u8(3).u64(next.0).lsn(end).u64(copied_bytes).u32(term),
         };
+        self.settings.write(&mut w);
         w.option(self.granted.as_ref(), |w, granted| {
             w.node(&granted.to).epoch(granted.epoch).position(granted.at);
         });
@@ -165,6 +169,7 @@ impl Meta {
                 },
                 other => return Err(malformed(format!("sync state {other} is unknown"))),
             },
+            settings: Settings::read(&mut r)?,
             granted: r.option("granted", |r| {
                 Ok(Granted {
                     to: r.node("granted to")?,

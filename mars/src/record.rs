@@ -81,6 +81,16 @@ pub enum Record {
     },
 }
 
+impl Record {
+    /// Bytes of contents that it carries.
+    pub fn data_bytes(&self) -> u64 {
+        match self {
+            Record::Write { data, .. } => data.len() as u64,
+            Record::Discard { .. } | Record::Zeroes { .. } | Record::Epoch { .. } => 0,
+        }
+    }
+}
+
 /// The fixed part of a batch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Header {

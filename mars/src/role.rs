@@ -16,6 +16,7 @@ use crate::lineage::{Position, Stretch};
 use crate::message::Message;
 use crate::meta::{Granted, SyncState};
 use crate::record::Record;
+use crate::settings::Settings;
 
 /// The gate closes once the successor lacks no more than this.
 const GATE_LAG_BYTES: u64 = 1 << 20;
@@ -212,8 +213,9 @@ impl Engine {
             .peers
             .values()
             .all(|peer| self.sent_to(peer).is_none() || !peer.whole || peer.committed == end);
-        let here = self.marks.committed() == end && self.log.nobody_waits();
-        if here && (followers_have_it || gate_micros >= gate_micros_max) {
+        let here = self.marks.committed() == end && self.log.nobody_waits_here();
+        let all_is_well = followers_have_it && self.log.wait_replicas.is_empty();
+        if here && (all_is_well || gate_micros >= gate_micros_max) {
             self.demote(gate_micros);
         }
     }
@@ -258,7 +260,11 @@ impl Engine {
         {
             self.effects.push_back(Effect::Send {
                 link,
-                message: Message::Grant { epoch, at },
+                message: Message::Grant {
+                    epoch,
+                    at,
+                    settings: self.meta.settings,
+                },
             });
         }
         let answer = match (&successor, &self.hand_over) {
@@ -274,6 +280,7 @@ impl Engine {
             },
             _ => Answer::Done,
         };
+        self.bounce_flushes();
         self.notice(Notice::BecameSecondary { successor, epoch });
         if let Some(HandOver { id, .. }) = self.hand_over.take() {
             self.answer(id, Ok(answer));
@@ -282,7 +289,7 @@ impl Engine {
     }
 
     /// Our source grants us the role.
-    pub(crate) fn granted(&mut self, link: LinkId, epoch: Epoch, at: Position) {
+    pub(crate) fn granted(&mut self, link: LinkId, epoch: Epoch, at: Position, settings: Settings) {
         let have_everything = self.log.sealed == at && self.meta.sync == SyncState::Whole;
         if epoch <= self.meta.epoch || !have_everything || self.follow.is_cutting() {
             return self.close_follow(link);
@@ -291,6 +298,7 @@ impl Engine {
         self.follow.horizon = Lsn(0);
         self.meta.role = Role::Primary;
         self.meta.granted = None;
+        self.meta.settings = settings;
         self.begin_promotion(epoch);
     }
 

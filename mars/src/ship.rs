@@ -7,6 +7,7 @@ use model::{Epoch, Lsn, NodeId, SectorOffset, Tick};
 
 use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{CommandId, Effect, LinkId, Notice};
+use crate::limit::Meter;
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::record::{HEADER_BYTES, Header};
@@ -37,6 +38,8 @@ pub(crate) struct Peer {
     pub synced: SectorOffset,
     /// The link it follows.
     pub link: Option<LinkId>,
+    /// Log that it takes in.
+    pub drain: Meter,
 }
 
 impl Peer {
@@ -50,6 +53,7 @@ impl Peer {
             whole: false,
             synced: SectorOffset(0),
             link: None,
+            drain: Meter::default(),
         }
     }
 }
@@ -145,6 +149,7 @@ impl Engine {
                     if appended > self.marks.appended() || committed > appended || written_back > committed {
                         return self.close_ship(link);
                     }
+                    peer.drain.add(self.now, appended.since(peer.appended));
                     peer.appended = appended;
                     peer.committed = committed;
                     peer.replayed = written_back;
@@ -176,6 +181,7 @@ impl Engine {
                 Some(granted) if matches!(self.phase, Phase::Following) => Message::Grant {
                     epoch: granted.epoch,
                     at: granted.at,
+                    settings: self.meta.settings,
                 },
                 _ => {
                     // While serving, "I" would be an answer to who must not listen to me.
@@ -266,6 +272,7 @@ impl Engine {
             *peer = Peer {
                 appended: from.lsn,
                 synced: peer.synced,
+                drain: peer.drain,
                 link: Some(link),
                 ..Peer::remembered(durable)
             };
@@ -282,12 +289,13 @@ impl Engine {
             from,
             from_epoch,
             fresh,
+            settings: self.meta.settings,
             lineage,
         };
         self.effects.push_back(Effect::Send { link, message });
     }
 
-    fn streaming_links(&self) -> Vec<LinkId> {
+    pub(crate) fn streaming_links(&self) -> Vec<LinkId> {
         let streaming = |link: &Link| link.ship.as_ref().is_some_and(|ship| ship.stream.is_some());
         self.links
             .iter()

@@ -5,6 +5,7 @@ use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorOffset, Tick};
 use crate::engine::{Engine, Phase};
 use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
+use crate::settings::Settings;
 use crate::watermark::Watermarks;
 
 /// One replica as it sees itself and, as primary, its peers.
@@ -38,6 +39,14 @@ pub struct Status {
     pub waiting_requests: u64,
     /// Longest wait at the gate of a hand-over so far, in microseconds.
     pub gate_micros_max: u64,
+    /// What an operator has decided for the volume.
+    pub settings: Settings,
+    /// As primary: since how many microseconds too few replicas keep up with the mode (near-sync is degraded, sync waits).
+    pub short_micros: Option<u64>,
+    /// As primary: since how many microseconds the replicas are further behind than allowed.
+    pub late_micros: Option<u64>,
+    /// As primary: what guests may write now because of that, in bytes per second.
+    pub pace_bytes_per_second: Option<u64>,
     /// As primary: the other members.
     pub peers: Vec<PeerStatus>,
 }
@@ -82,6 +91,7 @@ impl Engine {
     pub fn status(&self, now: Tick) -> Status {
         let now = self.now.max(now);
         let (state, reason) = self.state();
+        let since = |then: Option<Tick>| then.map(|then| now.micros_since(then));
         let peers = if self.meta.role == Role::Primary {
             self.peers
                 .iter()
@@ -105,6 +115,10 @@ impl Engine {
             shadow_bytes: self.shadow.bytes(),
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,
+            settings: self.meta.settings,
+            short_micros: since(self.policy.short_since),
+            late_micros: since(self.policy.late_since),
+            pace_bytes_per_second: self.pace.per_second(),
             peers,
         }
     }

@@ -5,6 +5,7 @@
 
 mod doors;
 mod replica;
+mod settings;
 pub(crate) mod spec;
 mod status;
 
@@ -240,6 +241,11 @@ impl Host {
             Call::VolumeChecksum { volume } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::Checksum).await)
+            }
+            Call::VolumeSettings { volume, settings } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                let (mode, max_lag) = settings::asked(&settings);
+                answered(handle.command(Command::SetMode { mode, max_lag }).await)
             }
             Call::VolumeForget { volume } => self.forget(volume_id(&volume)?).await,
             Call::DoorOpen { volume, door } => self.open_door(volume_id(&volume)?, door).await,
@@ -535,6 +541,7 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
         // Most often it recovers or copies, which passes; a status tells the rest.
         Err(CommandError::Busy | CommandError::NotInService { .. }) => ControlErrorKind::Busy,
         Err(CommandError::TimedOut { .. }) => ControlErrorKind::TimedOut,
+        Err(CommandError::Unfit { .. }) => ControlErrorKind::Usage,
     };
     refuse(kind, answer.err().map(|e| e.to_string()).unwrap_or_default())
 }

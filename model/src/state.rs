@@ -23,15 +23,29 @@ impl fmt::Display for Role {
 /// When a guest's flush may be answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Mode {
-    /// Once committed here; replicas follow as fast as they can.
+    /// Once committed at the primary; replicas follow as fast as they can.
     #[default]
     Async,
+    /// Once committed at so many replicas too; when that takes too long, without them, loudly, until they keep up again.
+    NearSync {
+        /// How many.
+        replicas: u8,
+        /// How long a flush that is committed at the primary waits for them.
+        wait_millis_max: u32,
+    },
+    /// Once committed at so many replicas too, however long that takes.
+    Sync {
+        /// How many.
+        replicas: u8,
+    },
 }
 
 impl fmt::Display for Mode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Mode::Async => "async",
+            Mode::NearSync { .. } => "near-sync",
+            Mode::Sync { .. } => "sync",
         })
     }
 }

@@ -292,6 +292,9 @@ impl Host {
                 });
             }
             Call::VolumeHandOver { .. } | Call::Status { .. } => unreachable!("answered above"),
+            Call::VolumeSettings { .. } => {
+                return Err((ControlErrorKind::Refused, "its settings stay as they are"));
+            }
             Call::VolumeTakeOver { .. } | Call::VolumeSecondary { .. } => {
                 return Err((ControlErrorKind::Refused, "its primary stays where it is"));
             }
@@ -352,35 +355,28 @@ impl Host {
                             sent_lsn: 100,
                             committed_lsn: 100,
                             replayed_lsn: 100,
-                            lag_bytes: 0,
-                            lag_seconds: 0.0,
                             sync_percent: percent,
+                            ..PeerStatus::default()
                         }
                     });
                 let replica = known.replica.as_ref().map(|replica| ReplicaStatus {
                     role: if replica.primary { "primary" } else { "secondary" }.to_owned(),
                     state: state(replica.percent).to_owned(),
-                    reason: None,
                     epoch: replica.epoch,
                     epoch_start: 1,
-                    primary: None,
                     disk: replica.disk.clone(),
-                    trimmed_lsn: 0,
                     written_back_lsn: 100,
                     touched_lsn: 100,
                     committed_lsn: 100,
                     appended_lsn: 100,
                     chain_digest: "c".repeat(32),
                     sync_percent: replica.percent,
-                    sync_copied_bytes: 0,
-                    shadow_bytes: 0,
-                    waiting_requests: 0,
-                    gate_micros_max: 0,
                     peers: if replica.primary {
                         peers.collect()
                     } else {
                         Vec::new()
                     },
+                    ..ReplicaStatus::default()
                 });
                 VolumeStatus {
                     volume: id.clone(),

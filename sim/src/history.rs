@@ -192,6 +192,22 @@ impl History {
         self.chain.get(&position.lsn.0) == Some(&position.digest)
     }
 
+    /// The last batch that ends at or before `lsn`: where it begins and ends, and its digest.
+    pub fn batch_before(&self, lsn: Lsn) -> Option<(u64, u64, Digest)> {
+        let (end, digest) = self.chain.range(..=lsn.0).next_back()?;
+        let (begin, _) = self.chain.range(..*end).next_back()?;
+        Some((*begin, *end, *digest))
+    }
+
+    /// Where the batch ends that brought this stamp to a sector, if it is there still.
+    pub fn end_of(&self, sector: usize, stamp: u64) -> Option<Lsn> {
+        let versions = self.sectors.get(sector)?.iter();
+        versions
+            .rev()
+            .find(|(_, s)| *s == stamp)
+            .map(|(end, _)| Lsn(*end))
+    }
+
     /// The stamp of a sector in the version at `lsn`.
     pub fn stamp_at(&self, sector: usize, lsn: Lsn) -> u64 {
         let versions = &self.sectors[sector];

@@ -22,10 +22,11 @@ pub(crate) enum Trouble {
     Leave,
     Checksum,
     Mood,
+    Mode,
 }
 
 impl Trouble {
-    const ALL: [(Trouble, u64); 14] = [
+    const ALL: [(Trouble, u64); 15] = [
         (Trouble::Kill, 10),
         (Trouble::PowerCut, 7),
         (Trouble::PowerCutAll, 2),
@@ -40,6 +41,7 @@ impl Trouble {
         (Trouble::Leave, 3),
         (Trouble::Checksum, 6),
         (Trouble::Mood, 6),
+        (Trouble::Mode, 6),
     ];
 }
 

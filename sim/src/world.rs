@@ -4,13 +4,16 @@ mod chaos;
 mod check;
 mod faults;
 mod perform;
+mod promise;
 
 pub(crate) use check::SETTLE_MICROS_MAX;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mars::{Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, Status, Watermarks};
+use mars::{
+    Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, RequestTag, Status, Watermarks,
+};
 use model::{Epoch, NodeId, Tick, VolumeId, VolumeSize};
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -23,6 +26,7 @@ use crate::profile::{Action, Profile};
 use crate::rng::Rng;
 use crate::stamp;
 use crate::trace::Trace;
+use promise::Promised;
 
 /// More happenings than any run needs: an engine that makes the world go round without getting anywhere.
 const HAPPENINGS_MAX: u64 = 5_000_000;
@@ -110,6 +114,8 @@ struct Node {
     told_damage: bool,
     /// A restart is on its way.
     starting: bool,
+    /// When its replica was last thrown away.
+    thrown_away: Option<Tick>,
 }
 
 /// Figures of a run.
@@ -154,6 +160,8 @@ pub struct World {
     commands: BTreeMap<CommandId, Commanded>,
     next_command: u64,
     acked_epoch: Epoch,
+    /// Flushes and durable writes under way, where the mode says more than the primary alone.
+    promised: BTreeMap<RequestTag, Promised>,
     chaos_until: Tick,
     counts: BTreeMap<&'static str, u64>,
     notices: Vec<(usize, Notice)>,
@@ -195,6 +203,7 @@ impl World {
             commands: BTreeMap::new(),
             next_command: 0,
             acked_epoch: Epoch::NONE,
+            promised: BTreeMap::new(),
             counts: BTreeMap::new(),
             notices: Vec::new(),
             gate_micros_max: 0,
@@ -256,6 +265,7 @@ impl World {
             kept: BTreeMap::new(),
             told_damage: false,
             starting: self.members.contains(&index),
+            thrown_away: None,
         });
         if self.members.contains(&index) {
             self.schedule(1, Happening::Start { node: index });

@@ -1,7 +1,7 @@
 //! What does the engine do in the situations that have names? Scripts, each lived under several seeds.
 
-use mars::Notice;
-use model::{ReplicaState, Role};
+use mars::{MaxLag, Notice};
+use model::{Mode, ReplicaState, Role};
 use sim::{Profile, Violation, World};
 
 const SECOND: u64 = 1_000_000;
@@ -179,4 +179,107 @@ fn a_bit_flipped_in_a_log_never_reaches_the_disk() {
         Ok(1)
     });
     assert_eq!(found, 20);
+}
+
+#[test]
+fn near_sync_degrades_loudly_and_comes_back_by_itself() {
+    let short = lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        let mode = Mode::NearSync {
+            replicas: 1,
+            wait_millis_max: 200,
+        };
+        world.set_mode(0, mode, MaxLag::default()).expect("it is up");
+        world.run_for(SECOND)?;
+        let flushes = world.figures().counts["checks: flushes looked for at replicas"];
+        assert!(flushes > 10, "{flushes} flushes");
+        world.cut_link(0, 1, true);
+        let degraded = |w: &World| w.status(0).is_some_and(|s| s.short_micros.is_some());
+        assert!(world.run_until(5 * SECOND, degraded)?, "nobody noticed");
+        let before = world.figures().counts["guest: flush"];
+        world.run_for(SECOND)?;
+        assert!(
+            world.figures().counts["guest: flush"] > before,
+            "guests stand still"
+        );
+        world.heal(0, 1);
+        let back = |w: &World| w.status(0).is_some_and(|s| s.short_micros.is_none());
+        assert!(world.run_until(30 * SECOND, back)?, "it stays degraded");
+        world.settle()?;
+        Ok(count(world, |n| matches!(n, Notice::Short { .. })))
+    });
+    assert_eq!(short, 20);
+}
+
+#[test]
+fn sync_waits_for_its_replicas_and_goes_on_when_told_otherwise() {
+    lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        let mode = Mode::Sync { replicas: 2 };
+        world.set_mode(0, mode, MaxLag::default()).expect("it is up");
+        world.run_for(SECOND)?;
+        world.kill(2);
+        let held = |w: &World| w.status(0).is_some_and(|s| s.short_micros.is_some());
+        assert!(
+            world.run_until(20 * SECOND, held)?,
+            "flushes are answered by nobody knows whom"
+        );
+        world
+            .set_mode(0, Mode::Sync { replicas: 1 }, MaxLag::default())
+            .expect("it is up");
+        let free = |w: &World| w.status(0).is_some_and(|s| s.short_micros.is_none());
+        assert!(world.run_until(5 * SECOND, free)?, "one replica is there");
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn the_mode_goes_with_the_primary() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        let mode = Mode::Sync { replicas: 1 };
+        world.set_mode(0, mode, MaxLag::default()).expect("it is up");
+        world.run_for(SECOND / 10)?;
+        world.hand_over(0, 1, SECOND).expect("it is up");
+        assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(1))?);
+        world.kill(1);
+        world.start_after(1, 1000);
+        assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(1))?);
+        assert_eq!(world.status(1).map(|s| s.settings.mode), Some(mode));
+        world.settle()?;
+        assert_eq!(world.status(0).map(|s| s.settings.mode), Some(mode));
+        Ok(0)
+    });
+}
+
+#[test]
+fn guests_are_slowed_down_while_a_replica_is_too_far_behind_and_never_stand_still() {
+    let slowed = lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        let max_lag = MaxLag {
+            millis: Some(50),
+            bytes: None,
+            throttle: true,
+        };
+        world.set_mode(0, Mode::Async, max_lag).expect("it is up");
+        world.run_for(SECOND / 10)?;
+        world.slow_disk(1, 300);
+        let mut slowed = 0;
+        for _ in 0..30 {
+            let before = world.figures().counts["guest: write"];
+            world.run_for(SECOND)?;
+            let status = world.status(0).expect("it is up");
+            slowed += u64::from(status.pace_bytes_per_second.is_some());
+            assert!(
+                world.figures().counts["guest: write"] > before,
+                "guests stand still"
+            );
+        }
+        world.settle()?;
+        let alarms = count(world, |n| matches!(n, Notice::LagExceeded { .. }));
+        assert_eq!(alarms, count(world, |n| matches!(n, Notice::LagCleared { .. })));
+        Ok(slowed.min(alarms))
+    });
+    assert!(slowed > 20, "{slowed}");
 }

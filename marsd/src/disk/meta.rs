@@ -138,6 +138,7 @@ mod tests {
             committed_epoch: Epoch::NONE,
             trimmed: Lsn(0),
             sync: SyncState::Fresh,
+            settings: mars::Settings::default(),
             granted: None,
             lineage: Vec::new(),
         }

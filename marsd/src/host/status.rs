@@ -62,6 +62,7 @@ async fn running(handle: &VolumeHandle, size_bytes: u64, disk: String) -> Option
 
 fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
     let percent = |synced: model::SectorOffset| 100.0 * synced.bytes() as f64 / size_bytes as f64;
+    let seconds = |micros: Option<u64>| micros.map(|micros| micros as f64 / 1e6);
     ReplicaStatus {
         role: status.role.to_string(),
         state: status.state.to_string(),
@@ -81,6 +82,10 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         shadow_bytes: status.shadow_bytes,
         waiting_requests: status.waiting_requests,
         gate_micros_max: status.gate_micros_max,
+        settings: super::settings::shown(&status.settings),
+        short_seconds: seconds(status.short_micros),
+        late_seconds: seconds(status.late_micros),
+        pace_bytes_per_second: status.pace_bytes_per_second,
         peers: status
             .peers
             .iter()
@@ -104,21 +109,8 @@ fn broken(reason: String, disk: String) -> ReplicaStatus {
         role: Role::Secondary.to_string(),
         state: model::ReplicaState::Detached.to_string(),
         reason: Some(reason),
-        epoch: 0,
-        epoch_start: 0,
-        primary: None,
         disk,
-        trimmed_lsn: 0,
-        written_back_lsn: 0,
-        touched_lsn: 0,
-        committed_lsn: 0,
-        appended_lsn: 0,
         chain_digest: mars::Digest::default().to_string(),
-        sync_percent: 0.0,
-        sync_copied_bytes: 0,
-        shadow_bytes: 0,
-        waiting_requests: 0,
-        gate_micros_max: 0,
-        peers: Vec::new(),
+        ..ReplicaStatus::default()
     }
 }

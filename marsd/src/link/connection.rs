@@ -93,7 +93,7 @@ pub(crate) async fn run(
     reader.set_idle(Some(IDLE));
     let ended = tokio::select! {
         ended = receive(link, &mut reader, &inbox) => Some(ended),
-        ended = send(link, &mut writer, queued, &queued_bytes) => ended.err().map(Err),
+        ended = send(&mut writer, queued, &queued_bytes) => ended.err().map(Err),
     };
     match ended {
         // The engine closed it.
@@ -132,7 +132,6 @@ async fn receive(link: LinkId, reader: &mut FrameReader, inbox: &Inbox) -> io::R
 
 /// Ends well when the loop drops its end.
 async fn send(
-    link: LinkId,
     writer: &mut FrameWriter,
     mut queued: mpsc::Receiver<Message>,
     queued_bytes: &AtomicU64,

@@ -38,6 +38,33 @@ pub(crate) fn log(notice: Notice) {
         Notice::PeerDropped { peer, held_bytes } => {
             warn!(%peer, held = %Bytes(held_bytes), "no longer keeps log for a replica that is too far behind");
         }
+        Notice::Short { mode } => match mode {
+            model::Mode::Sync { .. } => {
+                warn!(%mode, "too few replicas keep up: guests' flushes wait for them; \
+                    `volume set --mode near-sync` or `async` would let them go on");
+            }
+            _ => warn!(%mode, "degraded: too few replicas keep up; flushes are answered without them"),
+        },
+        Notice::Restored { short_micros } => {
+            info!(
+                short_seconds = short_micros as f64 / 1e6,
+                "enough replicas keep up again"
+            );
+        }
+        Notice::LagExceeded {
+            lag_bytes,
+            lag_micros,
+        } => warn!(
+            lag_bytes,
+            lag_seconds = lag_micros as f64 / 1e6,
+            "replicas are further behind than allowed"
+        ),
+        Notice::LagCleared { late_micros } => {
+            info!(
+                late_seconds = late_micros as f64 / 1e6,
+                "replicas are within the allowed lag again"
+            );
+        }
         Notice::SplitBrain { peer } => error!(%peer, "histories have parted (split brain)"),
         Notice::DefectiveLog { at, reason } => error!(at = at.0, reason, "the log is damaged"),
         Notice::Failed { error } => error!(%error, "out of service: disk or log failed"),

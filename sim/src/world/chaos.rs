@@ -1,6 +1,7 @@
 //! Which trouble comes when? Chance decides, within what the fault model allows.
 
-use model::Role;
+use mars::MaxLag;
+use model::{Mode, Role};
 
 use super::{Happening, World};
 use crate::profile::{Action, Trouble};
@@ -121,6 +122,7 @@ impl World {
                 self.checksum(node);
             }
             Trouble::Mood => self.change_mood(),
+            Trouble::Mode => self.change_mode(),
         }
     }
 
@@ -173,6 +175,26 @@ impl World {
         let gate_micros_max = self.rng.spread(2_000, 3_000_000);
         self.hand_over(from?, to, gate_micros_max)?;
         from
+    }
+
+    /// Asks whoever serves for another mode, sometimes one that cannot be.
+    fn change_mode(&mut self) {
+        let Some(primary) = self.primary() else { return };
+        let replicas = self.rng.between(1, 2) as u8;
+        let mode = match self.rng.below(3) {
+            0 => Mode::Async,
+            1 => Mode::NearSync {
+                replicas,
+                wait_millis_max: self.rng.spread(1, 3000) as u32,
+            },
+            _ => Mode::Sync { replicas },
+        };
+        let max_lag = MaxLag {
+            millis: self.rng.chance(50).then(|| self.rng.spread(5, 3000)),
+            bytes: self.rng.chance(30).then(|| self.rng.spread(1 << 10, 1 << 20)),
+            throttle: self.rng.chance(50),
+        };
+        self.set_mode(primary, mode, max_lag);
     }
 
     fn change_mood(&mut self) {

@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
-use mars::{Meta, Notice, Status, SyncState};
-use model::{Epoch, Lsn, ReplicaState, Role};
+use mars::{Command, MaxLag, Meta, Notice, Status, SyncState};
+use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
 use crate::disk::Disk;
@@ -225,6 +225,7 @@ impl World {
         if let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].told_damage) {
             self.replace(node);
         }
+        self.want_no_more_replicas_than_there_are();
         self.is_at_rest()
     }
 
@@ -237,6 +238,22 @@ impl World {
             states.join("\n  ")
         );
         self.violation(None, what)
+    }
+
+    /// A mode that waits for members which have left since waits for ever, as it should: the operator gives it up.
+    fn want_no_more_replicas_than_there_are(&mut self) {
+        let Some(primary) = self.primary() else { return };
+        let mode = self.status(primary).map(|status| status.settings.mode);
+        let asked = self
+            .commands
+            .values()
+            .any(|c| matches!(c.command, Command::SetMode { .. }));
+        if let Some(Mode::Sync { replicas } | Mode::NearSync { replicas, .. }) = mode
+            && usize::from(replicas) >= self.members.len()
+            && !asked
+        {
+            self.set_mode(primary, Mode::Async, MaxLag::default());
+        }
     }
 
     fn tell_members(&mut self) {
@@ -276,6 +293,8 @@ impl World {
                         status.state == ReplicaState::Uptodate
                             && marks.written_back() == marks.appended()
                             && status.tip == self.history.end()
+                            && status.short_micros.is_none()
+                            && status.late_micros.is_none()
                             && status.shadow_bytes == 0
                     })
             })

@@ -1,7 +1,7 @@
 //! What can go wrong, and what do operators do? Tests and chance use the same levers.
 
-use mars::{Birth, Command, CommandId, LinkId, Meta, SyncState};
-use model::Role;
+use mars::{Birth, Command, CommandId, LinkId, MaxLag, Meta, SyncState};
+use model::{Mode, Role};
 
 use super::{Happening, HostFault, World, node_id};
 use crate::disk::Disk;
@@ -166,6 +166,13 @@ impl World {
         ))
     }
 
+    /// Asks a node to answer flushes by this mode, and to sound the alarm at this lag.
+    pub fn set_mode(&mut self, node: usize, mode: Mode, max_lag: MaxLag) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: mode");
+        Some(self.command(node, Command::SetMode { mode, max_lag }))
+    }
+
     /// Asks a node to digest its contents.
     pub fn checksum(&mut self, node: usize) -> Option<CommandId> {
         self.nodes[node].engine.as_ref()?;
@@ -192,6 +199,7 @@ impl World {
         self.say(|| format!("LEAVE h{node}"));
         self.count("operators: leave");
         self.members.remove(&node);
+        self.nodes[node].thrown_away = Some(self.now);
         if self.nodes[node].engine.is_some() {
             self.end_process(node);
             for link in self.links_of(node) {
@@ -221,6 +229,7 @@ impl World {
         place.disk = Disk::new(contents);
         place.birth = Birth::Secondary;
         place.told_damage = false;
+        place.thrown_away = Some(self.now);
     }
 
     fn tell_all(&mut self) {

@@ -200,6 +200,7 @@ impl World {
     /// What can be told from an event before the engine has seen it.
     pub(super) fn foresee(&mut self, node: usize, event: &Event) {
         match event {
+            Event::Guest { tag, request } => self.promise(node, *tag, request),
             // A log that was cut or begun anew has marks of its own.
             Event::LogReset { .. } => self.nodes[node].marks = None,
             Event::Message {
@@ -282,6 +283,7 @@ impl World {
         }
         match result {
             Ok(reply) => {
+                self.check_promise(node, tag)?;
                 let told = self.guest.answer(tag, &reply);
                 let changed = told.map_err(|what| self.violation(Some(node), what))?;
                 let epoch = self.nodes[node]
@@ -377,6 +379,10 @@ impl World {
                 self.nodes[node].kept.insert(peer, Kept::Dropped);
                 self.count("engine: laggards dropped");
             }
+            Notice::Short { .. } => self.count("engine: too few replicas for the mode"),
+            Notice::Restored { .. } => self.count("engine: enough replicas again"),
+            Notice::LagExceeded { .. } => self.count("engine: lag alarms"),
+            Notice::LagCleared { .. } => self.count("engine: lag alarms cleared"),
             Notice::SplitBrain { peer } => {
                 return Err(self.violation(
                     Some(node),

@@ -1,0 +1,117 @@
+//! Is a flush that was answered durable wherever the volume's mode says? Looked at on the media, not in anybody's figures.
+
+use mars::{Command, GuestRequest, RequestTag, SyncState};
+use model::{Lsn, Mode, Tick};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::{Violation, World};
+use crate::stamp;
+
+/// A primary may count on a replica that was thrown away until its connection has died.
+const NOTICED_MICROS: u64 = 15_000_000;
+
+/// A request that will be answered as durable, from its arrival at a primary on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Promised {
+    mode: Mode,
+    what: What,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum What {
+    /// Everything made before.
+    Before(Lsn),
+    /// The batch that brings this stamp.
+    Write { sector: usize, stamp: u64 },
+}
+
+fn replicas(mode: Mode) -> usize {
+    match mode {
+        Mode::Async => 0,
+        Mode::NearSync { replicas, .. } | Mode::Sync { replicas } => usize::from(replicas),
+    }
+}
+
+impl World {
+    /// What a node's volume was decided to be when it said last how it stands; unclear while it is being changed.
+    fn mode_of(&self, node: usize) -> Option<Mode> {
+        let changing = self
+            .commands
+            .values()
+            .any(|c| matches!(c.command, Command::SetMode { .. }));
+        let status = self.nodes[node].status.as_ref()?;
+        (!changing && status.serving).then_some(status.settings.mode)
+    }
+
+    /// A request reaches a primary.
+    pub(super) fn promise(&mut self, node: usize, tag: RequestTag, request: &GuestRequest) {
+        let what = match request {
+            GuestRequest::Flush => What::Before(self.history.end().lsn),
+            GuestRequest::Write {
+                range,
+                data,
+                fua: true,
+            } => {
+                let Some(stamp) = stamp::of(&data[..512]) else {
+                    return;
+                };
+                What::Write {
+                    sector: range.start.0 as usize,
+                    stamp,
+                }
+            }
+            _ => return,
+        };
+        if let Some(mode) = self.mode_of(node).filter(|mode| *mode != Mode::Async) {
+            self.promised.insert(tag, Promised { mode, what });
+        }
+    }
+
+    /// It was answered with success.
+    pub(super) fn check_promise(&mut self, node: usize, tag: RequestTag) -> Result<(), Violation> {
+        let Some(Promised { mode, what }) = self.promised.remove(&tag) else {
+            return Ok(());
+        };
+        let Some(engine) = &self.nodes[node].engine else {
+            return Ok(());
+        };
+        let short = engine.status(self.now).short_micros.is_some();
+        let degraded = short && matches!(mode, Mode::NearSync { .. });
+        let what = match what {
+            What::Before(lsn) => Some(lsn),
+            What::Write { sector, stamp } => self.history.end_of(sector, stamp),
+        };
+        let Some(lsn) = what.filter(|_| self.mode_of(node) == Some(mode) && !degraded) else {
+            return Ok(());
+        };
+        let others = (0..self.nodes.len()).filter(|other| *other != node);
+        let having: Vec<usize> = others.filter(|other| self.has_durably(*other, lsn)).collect();
+        self.count("checks: flushes looked for at replicas");
+        if having.len() < replicas(mode) {
+            let what =
+                format!("answers a flush of {lsn} in mode {mode:?}, but only {having:?} have it durably");
+            return Err(self.violation(Some(node), what));
+        }
+        Ok(())
+    }
+
+    fn has_durably(&self, node: usize, lsn: Lsn) -> bool {
+        let place = &self.nodes[node];
+        let thrown_away = place
+            .thrown_away
+            .is_some_and(|at: Tick| self.now.micros_since(at) < NOTICED_MICROS);
+        if thrown_away || place.disk.log.is_damaged() {
+            return true;
+        }
+        let whole = self.meta(node).is_some_and(|meta| meta.sync == SyncState::Whole);
+        let Some((begin, end, digest)) = self.history.batch_before(lsn) else {
+            return whole;
+        };
+        if !whole || place.disk.log.durable_end() < end {
+            return false;
+        }
+        // What was given up had been brought to the disk before.
+        let bytes = place.disk.log.read(begin, (end - begin) as usize);
+        bytes.is_empty() || xxh3_128(bytes) == digest.0
+    }
+}
