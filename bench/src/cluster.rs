@@ -8,6 +8,7 @@ mod answer;
 mod daemon;
 mod host;
 mod poll;
+mod wire;
 
 use std::cell::RefCell;
 use std::net::{Ipv4Addr, TcpListener};
@@ -24,6 +25,7 @@ pub use answer::Answer;
 pub use daemon::Daemon;
 pub use host::Host;
 pub use poll::{LIMIT, until};
+pub use wire::{Condition, Wire};
 
 use crate::nbd::Target;
 
@@ -49,26 +51,33 @@ impl Cluster {
         Cluster::start_in(Path::new("/var/tmp"), names).expect("a pool starts")
     }
 
+    /// [`Cluster::start`], and [`Cluster::set_network`] works.
+    pub fn start_wired(names: &[&str]) -> Cluster {
+        let cluster = Cluster::bare_in(Path::new("/var/tmp"), names, true).expect("daemons start");
+        cluster.form();
+        cluster
+    }
+
     /// [`Cluster::start`] below a directory of the caller's choice.
     pub fn start_in(parent: &Path, names: &[&str]) -> Result<Cluster> {
-        let cluster = Cluster::bare_in(parent, names)?;
+        let cluster = Cluster::bare_in(parent, names, false)?;
         cluster.form();
         Ok(cluster)
     }
 
     /// Hosts whose daemons run, but which are in no pool.
     pub fn bare(names: &[&str]) -> Cluster {
-        Cluster::bare_in(Path::new("/var/tmp"), names).expect("daemons start")
+        Cluster::bare_in(Path::new("/var/tmp"), names, false).expect("daemons start")
     }
 
-    fn bare_in(parent: &Path, names: &[&str]) -> Result<Cluster> {
+    fn bare_in(parent: &Path, names: &[&str], wired: bool) -> Result<Cluster> {
         let dir = tempfile::Builder::new()
             .prefix("poold-test-")
             .tempdir_in(parent)
             .context("make a directory")?;
         let hosts = names
             .iter()
-            .map(|name| Host::start(name, dir.path()))
+            .map(|name| Host::start(name, dir.path(), wired))
             .collect::<Result<_>>()?;
         Ok(Cluster {
             hosts,
@@ -118,6 +127,11 @@ impl Cluster {
             .iter()
             .find(|host| host.name() == name)
             .expect("a host of this cluster")
+    }
+
+    /// Does this to everything that data planes say to each other.
+    pub fn set_network(&self, condition: Condition) {
+        self.hosts.iter().for_each(|host| host.set_wire(condition));
     }
 
     /// Runs `poolctl --json` on a host.

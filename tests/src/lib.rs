@@ -10,7 +10,7 @@ use std::time::Duration;
 use rand::RngCore;
 use serde_json::Value;
 
-pub use bench::cluster::{Answer, Cluster, Host, array, text, until};
+pub use bench::cluster::{Answer, Cluster, Condition, Host, array, text, until};
 pub use bench::nbd::{Client, Error, Options, Request, Target};
 pub use bench::writer::{Plan, Summary, Writer};
 

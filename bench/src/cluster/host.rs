@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::{Answer, Daemon, LIMIT, VG, free_address, program};
+use super::{Answer, Condition, Daemon, LIMIT, VG, Wire, free_address, program};
 
 /// Lines shown of a log when something failed.
 const LOG_LINES: usize = 40;
@@ -25,11 +25,13 @@ pub struct Host {
     poold: Daemon,
     peer_address: SocketAddr,
     api_address: SocketAddr,
+    wire: Option<Wire>,
 }
 
 impl Host {
-    /// Starts both daemons below `parent/name` and waits until both answer.
-    pub(super) fn start(name: &str, parent: &Path) -> Result<Host> {
+    /// Starts both daemons below `parent/name` and waits until both answer. With `wired` its peers reach it through a
+    /// [`Wire`].
+    pub(super) fn start(name: &str, parent: &Path, wired: bool) -> Result<Host> {
         let dir = parent.join(name);
         for part in ["marsd", "poold", "run"] {
             std::fs::create_dir_all(dir.join(part)).with_context(|| format!("make {}", dir.display()))?;
@@ -43,13 +45,14 @@ impl Host {
             SocketAddr::from((address, peer_port)),
             SocketAddr::from((address, api_port)),
         );
+        let wire = wired.then(|| Wire::to(peer_address)).transpose()?;
         let marsd = Daemon::start(
             &mut marsd(&dir, peer_address)?,
             &format!("{name}/marsd"),
             &dir.join("marsd.log"),
         )?;
         let poold = Daemon::start(
-            &mut poold(name, &dir, api_address, peer_address)?,
+            &mut poold(name, &dir, api_address, reached_at(peer_address, wire.as_ref()))?,
             &format!("{name}/poold"),
             &dir.join("poold.log"),
         )?;
@@ -60,6 +63,7 @@ impl Host {
             poold,
             peer_address,
             api_address,
+            wire,
         };
         host.marsd.wait_for_socket(&host.control_socket())?;
         host.poold.wait_for_socket(&host.api_socket())?;
@@ -143,8 +147,13 @@ impl Host {
             &self.name,
             &self.dir,
             self.api_address,
-            self.peer_address,
+            reached_at(self.peer_address, self.wire.as_ref()),
         )?)
+    }
+
+    /// Does this to what its peers send to it; the cluster must have been started with wires.
+    pub fn set_wire(&self, condition: Condition) {
+        self.wire.as_ref().expect("a cluster with wires").set(condition);
     }
 
     /// Gives the host its volume group, of this size if one is named.
@@ -221,6 +230,11 @@ impl Host {
         }
         all
     }
+}
+
+/// Under which address other marsds are told to reach a host's one.
+fn reached_at(peer_address: SocketAddr, wire: Option<&Wire>) -> SocketAddr {
+    wire.map_or(peer_address, Wire::address)
 }
 
 fn marsd(dir: &Path, peer_address: SocketAddr) -> Result<Command> {
