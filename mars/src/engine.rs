@@ -38,6 +38,7 @@ use crate::role::HandOver;
 use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
+use crate::track::Tracks;
 use crate::watermark::Watermarks;
 use crate::writeback::Round;
 
@@ -131,6 +132,21 @@ pub(crate) enum Io {
     },
     CutDone,
     FreshDone,
+    PartialReset,
+    BaseCheck {
+        base: Position,
+    },
+    TrackRead {
+        at: Lsn,
+        bytes_max: usize,
+    },
+    TrackSave {
+        peer: NodeId,
+        begin: Position,
+        up_to: Lsn,
+    },
+    TrackForgotten,
+    TracksLoaded,
     SyncSource {
         link: LinkId,
         id: u64,
@@ -168,6 +184,7 @@ pub(crate) enum Then {
     FreshSaved,
     FreshReady,
     Decided { id: CommandId },
+    PartialSaved,
 }
 
 /// A save under way.
@@ -209,6 +226,9 @@ pub struct Engine {
     pub(crate) guests: Guests,
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
+    pub(crate) tracks: Tracks,
+    /// Length of the next batch to be read for tracks, when the last read was too short for it.
+    pub(crate) tracks_batch_bytes: usize,
     pub(crate) follow: Follow,
     pub(crate) resync: Option<Resync>,
     /// Pieces of full syncs begun so far: the name of the last.
@@ -298,6 +318,8 @@ impl Engine {
             guests: Guests::default(),
             links: BTreeMap::new(),
             peers,
+            tracks: Tracks::default(),
+            tracks_batch_bytes: 0,
             follow: Follow::new(now),
             resync: None,
             sync_pieces: 0,
@@ -354,7 +376,9 @@ impl Engine {
             | Event::VolumeRead { id, .. }
             | Event::VolumeStatus { id, .. }
             | Event::VolumeWritten { id }
-            | Event::VolumeFlushed { id } => {
+            | Event::VolumeFlushed { id }
+            | Event::TrackSaved { id, .. }
+            | Event::TracksLoaded { id, .. } => {
                 if let Some(io) = self.io.remove(&id) {
                     self.io_done(io, event);
                 }
@@ -382,6 +406,16 @@ impl Engine {
             (Io::CutCheck { to }, Event::LogRead { bytes, .. }) => self.cut_checked(to, &bytes),
             (Io::CutDone, Event::LogReset { .. }) => self.restart_from_meta(),
             (Io::FreshDone, Event::LogReset { .. }) => self.fresh_reset(),
+            (Io::PartialReset, Event::LogReset { .. }) => self.fresh_ready(),
+            (Io::BaseCheck { base }, Event::LogRead { bytes, .. }) => self.base_checked(base, &bytes),
+            (Io::TrackRead { at, bytes_max }, Event::LogRead { bytes, .. }) => {
+                self.track_read(at, bytes, bytes_max);
+            }
+            (Io::TrackSave { peer, begin, up_to }, Event::TrackSaved { kept, .. }) => {
+                self.track_saved(&peer, begin, up_to, kept);
+            }
+            (Io::TrackForgotten, Event::TrackSaved { .. }) => {}
+            (Io::TracksLoaded, Event::TracksLoaded { tracks, .. }) => self.tracks_loaded(tracks),
             (
                 Io::SyncSource {
                     link,
@@ -427,6 +461,7 @@ impl Engine {
         self.pump_hand_over();
         self.pump_round();
         self.pump_log();
+        self.pump_tracks();
         self.pump_horizon();
         self.pump_follow();
         self.pump_resync();
@@ -505,6 +540,7 @@ impl Engine {
                 Then::FreshSaved => self.fresh_saved(),
                 Then::FreshReady => self.fresh_ready(),
                 Then::Decided { id } => self.decided(id),
+                Then::PartialSaved => self.partial_saved(),
             }
         }
     }

@@ -6,7 +6,7 @@
 //! unless said otherwise.
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, Mode, NodeId, SectorRange};
+use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange};
 
 use crate::lineage::Position;
 use crate::message::Message;
@@ -322,6 +322,20 @@ pub enum Event {
         /// Of the effect.
         generation: u64,
     },
+    /// Answer to [`Effect::SaveTrack`].
+    TrackSaved {
+        /// Of the effect.
+        id: IoId,
+        /// Whether it is durable; else what was there before still is, and there is no room for it.
+        kept: bool,
+    },
+    /// Answer to [`Effect::LoadTracks`].
+    TracksLoaded {
+        /// Of the effect.
+        id: IoId,
+        /// What was saved last for each peer and not removed since.
+        tracks: Vec<(NodeId, Bytes)>,
+    },
     /// A disk operation failed; stands in for its answer.
     DiskFailed {
         /// What and why.
@@ -432,6 +446,21 @@ pub enum Effect {
         /// What to keep.
         meta: Box<Meta>,
     },
+    /// Replace what is durably remembered of a peer (at most 129 KiB) atomically, or (`None`) remove it; answered by
+    /// [`Event::TrackSaved`]. Saves and loads take effect in the order made.
+    SaveTrack {
+        /// Comes back with the answer.
+        id: IoId,
+        /// Of whom.
+        peer: NodeId,
+        /// Encoded; see [`crate::dirty::SavedTrack`].
+        track: Option<Bytes>,
+    },
+    /// What is durably remembered of peers? Answered by [`Event::TracksLoaded`].
+    LoadTracks {
+        /// Comes back with the answer.
+        id: IoId,
+    },
     /// Connect to a peer; answered by [`Event::LinkUp`] with `dialled`, or [`Event::LinkDown`] without link.
     Dial {
         /// A member.
@@ -511,6 +540,8 @@ pub enum Notice {
     SyncStarted {
         /// Who sends.
         source: NodeId,
+        /// What is compared, when that is not everything: the rest did not change since this replica's position.
+        partial: Option<SectorCount>,
     },
     /// A full sync has ended; the replica is whole.
     SyncFinished {
@@ -524,7 +555,7 @@ pub enum Notice {
         /// How much was dropped.
         dropped_bytes: u64,
     },
-    /// A replica no longer counts for the log's horizon.
+    /// A replica no longer counts for the log's horizon; what changes from here on is remembered, for a partial copy.
     PeerDropped {
         /// Who.
         peer: NodeId,

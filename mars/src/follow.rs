@@ -3,6 +3,7 @@
 use bytes::{Bytes, BytesMut};
 use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
 
+use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Phase, Then};
 use crate::event::{Effect, LinkId, Notice};
 use crate::lineage::{Position, Stretch};
@@ -28,7 +29,7 @@ const BUFFER_BYTES_MAX: usize = 64 << 20;
 
 /// Where a replica stands with its source.
 #[derive(Debug)]
-enum State {
+pub(crate) enum State {
     /// No source; tries again then.
     Idle { retry_at: Tick },
     /// A connection is being made.
@@ -40,8 +41,20 @@ enum State {
         link: LinkId,
         peer: NodeId,
         source: Opened,
+        /// Contents are kept, for a partial copy since this base.
+        base: Option<Position>,
         started: bool,
         buffer: BytesMut,
+    },
+    /// Told that a partial copy since `base` would do: waits until that is known to be true, and everything before the base
+    /// is on the disk.
+    Offered {
+        link: LinkId,
+        peer: NodeId,
+        source: Opened,
+        base: Position,
+        buffer: BytesMut,
+        checked: bool,
     },
     /// Takes in the stream.
     Streaming {
@@ -59,13 +72,13 @@ pub(crate) struct Opened {
     epoch: Epoch,
     from: Position,
     from_epoch: Epoch,
-    lineage: Vec<Stretch>,
+    pub lineage: Vec<Stretch>,
 }
 
 /// The listening side of a replica.
 #[derive(Debug)]
 pub(crate) struct Follow {
-    state: State,
+    pub state: State,
     /// Where the primary is thought to be.
     pub hint: Option<NodeId>,
     /// Which member is tried next when there is no hint.
@@ -79,6 +92,10 @@ pub(crate) struct Follow {
     pub horizon: Lsn,
     /// With whom histories have parted.
     pub diverged: Option<NodeId>,
+    /// Contents are of no use to a partial copy: ask for a full sync.
+    pub begin_anew: bool,
+    /// What the source of a partial copy has named, until the copy begins.
+    pub named: Option<(Position, DirtyMap)>,
     last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset)>,
 }
 
@@ -93,6 +110,8 @@ impl Follow {
             known_committed: Lsn(0),
             horizon: Lsn(0),
             diverged: None,
+            begin_anew: false,
+            named: None,
             last_ack: None,
         }
     }
@@ -101,6 +120,7 @@ impl Follow {
     pub fn forget_source(&mut self, now: Tick) {
         self.state = State::Idle { retry_at: now };
         self.primary_committed = Lsn(0);
+        self.named = None;
         self.last_ack = None;
     }
 
@@ -135,9 +155,10 @@ impl Follow {
 
     fn link(&self) -> Option<LinkId> {
         match &self.state {
-            State::Opening { link, .. } | State::Renewing { link, .. } | State::Streaming { link, .. } => {
-                Some(*link)
-            }
+            State::Opening { link, .. }
+            | State::Offered { link, .. }
+            | State::Renewing { link, .. }
+            | State::Streaming { link, .. } => Some(*link),
             State::Idle { .. } | State::Dialling { .. } | State::Cutting { .. } => None,
         }
     }
@@ -173,7 +194,13 @@ impl Engine {
                 let link = *link;
                 self.close_follow(link);
             }
-            State::Renewing { started: false, .. } if self.is_quiet() => self.begin_renewal(),
+            State::Offered { .. } if self.may_renew_partially() => self.take_offer(),
+            State::Renewing {
+                started: false, base, ..
+            } if self.is_quiet() => match base {
+                Some(_) => self.begin_partial(),
+                None => self.begin_renewal(),
+            },
             State::Cutting { to, started: false } if self.is_quiet() => {
                 let to = *to;
                 self.begin_cut(to);
@@ -216,7 +243,8 @@ impl Engine {
             until,
         };
         self.links.insert(link, crate::engine::Link { peer, ship: None });
-        let end = (self.meta.sync != SyncState::Fresh).then_some(self.log.sealed);
+        let has_history = self.meta.sync != SyncState::Fresh && !self.follow.begin_anew;
+        let end = has_history.then_some(self.log.sealed);
         let message = Message::Open {
             epoch_seen: self.meta.epoch,
             end,
@@ -293,6 +321,7 @@ impl Engine {
                 from_epoch,
                 fresh,
                 settings,
+                base,
                 lineage,
             } => {
                 self.adopt(settings);
@@ -305,6 +334,7 @@ impl Engine {
                         lineage,
                     },
                     fresh,
+                    base,
                 );
             }
             Message::CutBack { to, .. } => self.told_to_cut(link, to),
@@ -324,13 +354,14 @@ impl Engine {
             Message::SyncReply { id, end, extents } => self.sync_replied(id, end, extents),
             Message::Settings { settings } => self.adopt(settings),
             Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, settings),
+            Message::Dirty { base, map } => self.told_dirty(base, map),
             Message::Open { .. } | Message::Ack { .. } | Message::SyncRequest { .. } => {
                 self.close_follow(link)
             }
         }
     }
 
-    fn opened(&mut self, link: LinkId, source: Opened, fresh: bool) {
+    fn opened(&mut self, link: LinkId, source: Opened, fresh: bool, base: Option<Position>) {
         let State::Opening { peer, .. } = &self.follow.state else {
             return;
         };
@@ -345,16 +376,22 @@ impl Engine {
         }
         self.follow.hint = Some(peer.clone());
         if fresh {
+            if let Some(base) = base {
+                return self.offered_partial(link, peer, source, base);
+            }
+            self.follow.begin_anew = false;
             let buffer = BytesMut::new();
             self.follow.state = State::Renewing {
                 link,
                 peer,
                 source,
+                base: None,
                 started: false,
                 buffer,
             };
             return;
         }
+        self.widen_copy(base);
         if source.from != self.log.sealed || self.meta.sync == SyncState::Fresh {
             return self.close_follow(link);
         }
@@ -382,16 +419,21 @@ impl Engine {
         let sealed = self.log.sealed.lsn;
         let (begin, buffer) = match &mut self.follow.state {
             State::Streaming { buffer, .. } => (sealed, buffer),
-            State::Renewing { source, buffer, .. } => (source.from.lsn, buffer),
+            State::Offered { source, buffer, .. } | State::Renewing { source, buffer, .. } => {
+                (source.from.lsn, buffer)
+            }
             _ => return,
         };
         if at != begin.advance(buffer.len() as u64) || buffer.len() + bytes.len() > BUFFER_BYTES_MAX {
             return self.close_follow(link);
         }
         buffer.extend_from_slice(bytes);
-        self.follow.primary_committed = self.follow.primary_committed.max(committed);
-        self.follow.known_committed = self.follow.primary_committed;
-        self.follow.horizon = self.follow.horizon.max(horizon);
+        // What it says of its log is not said of ours, as long as only the base is known to be in both.
+        if !matches!(self.follow.state, State::Offered { .. }) {
+            self.follow.primary_committed = self.follow.primary_committed.max(committed);
+            self.follow.known_committed = self.follow.primary_committed;
+            self.follow.horizon = self.follow.horizon.max(horizon);
+        }
         self.take_batches();
     }
 
@@ -455,7 +497,7 @@ impl Engine {
         }
     }
 
-    fn diverged(&mut self, link: LinkId) {
+    pub(crate) fn diverged(&mut self, link: LinkId) {
         let peer = self.links.get(&link).map(|link| link.peer.clone());
         self.close_follow(link);
         self.follow.state = State::Idle {
@@ -564,12 +606,19 @@ impl Engine {
         let State::Renewing { source, .. } = &self.follow.state else {
             panic!("log reset in {:?}", self.follow.state)
         };
+        let source = source.clone();
+        self.begin_log_at(source, None);
+        self.save(Then::FreshReady);
+    }
+
+    /// An empty log that continues the source's, and a copy that has not begun.
+    pub(crate) fn begin_log_at(&mut self, source: Opened, base: Option<Position>) {
         let Opened {
             epoch,
             from,
             from_epoch,
             lineage,
-        } = source.clone();
+        } = source;
         self.meta.written_back = from;
         self.meta.touched = from.lsn;
         self.meta.committed = from;
@@ -581,12 +630,43 @@ impl Engine {
             end: from.lsn,
             copied_bytes: 0,
             term: epoch.term,
+            base,
         };
         self.marks = Watermarks::at(from.lsn);
         self.log = Log::ending_at(from, from_epoch);
         self.replay = Replay::from(from);
         self.shadow = crate::shadow::Shadow::default();
-        self.save(Then::FreshReady);
+    }
+
+    /// Everything before the base is on the disk: the log may go.
+    fn take_offer(&mut self) {
+        let idle = State::Idle { retry_at: self.now };
+        if let State::Offered {
+            link,
+            peer,
+            source,
+            base,
+            buffer,
+            ..
+        } = std::mem::replace(&mut self.follow.state, idle)
+        {
+            let base = Some(base);
+            self.follow.state = State::Renewing {
+                link,
+                peer,
+                source,
+                base,
+                started: false,
+                buffer,
+            };
+        }
+    }
+
+    /// Leaves the source and asks again soon.
+    pub(crate) fn drop_source(&mut self) {
+        if let Some(link) = self.follow.link() {
+            self.close_follow(link);
+        }
     }
 
     pub(crate) fn fresh_ready(&mut self) {

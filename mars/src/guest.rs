@@ -155,6 +155,9 @@ impl Engine {
                 self.seal();
             }
             self.log.builder.push(&record);
+            if let Some(range) = record.range() {
+                self.mark_dirty(range);
+            }
             self.enter_shadow(record);
         }
         self.log.gathering.push((tag, durable));

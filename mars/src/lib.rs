@@ -4,6 +4,7 @@
 //! simulator runs. Begin at [`Engine`], then [`Watermarks`], then `record.rs` for the bytes.
 
 pub mod codec;
+pub mod dirty;
 pub mod engine;
 pub mod event;
 mod follow;
@@ -13,6 +14,7 @@ pub mod lineage;
 mod log;
 pub mod message;
 pub mod meta;
+mod partial;
 mod policy;
 mod promise;
 pub mod record;
@@ -25,6 +27,7 @@ pub mod shadow;
 mod ship;
 pub mod status;
 mod takeover;
+mod track;
 pub mod watermark;
 mod writeback;
 

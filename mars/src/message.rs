@@ -7,6 +7,7 @@ use bytes::{Bytes, BytesMut};
 use model::{Epoch, Lsn, NodeId, SectorOffset};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
+use crate::dirty::DirtyMap;
 use crate::lineage::{Position, Stretch};
 use crate::settings::Settings;
 
@@ -44,6 +45,9 @@ pub enum Message {
         fresh: bool,
         /// What an operator has decided for the volume.
         settings: Settings,
+        /// I know what changed since here. If that is on your history, keep your contents: a [`Message::Dirty`] follows,
+        /// and only what it names need be compared.
+        base: Option<Position>,
         /// Who wrote what, up to my end.
         lineage: Vec<Stretch>,
     },
@@ -110,6 +114,13 @@ pub enum Message {
         /// For each extent asked for, in order.
         extents: Vec<SyncExtent>,
     },
+    /// Source to replica, after [`Message::Opened`] with a base: what may have changed since then.
+    Dirty {
+        /// As in [`Message::Opened`].
+        base: Position,
+        /// The extents to compare.
+        map: DirtyMap,
+    },
     /// Old primary to its successor: from this position on you are primary in this epoch.
     Grant {
         /// The new epoch; its term is the next one.
@@ -158,13 +169,17 @@ impl Message {
                 from_epoch,
                 fresh,
                 settings,
+                base,
                 lineage,
             } => {
                 w.u8(2)
                     .epoch(*epoch)
                     .position(*from)
                     .epoch(*from_epoch)
-                    .bool(*fresh);
+                    .bool(*fresh)
+                    .option(*base, |w, base| {
+                        w.position(base);
+                    });
                 settings.write(&mut w);
                 w.lineage(lineage);
             }
@@ -225,6 +240,10 @@ impl Message {
                 w.u8(11);
                 settings.write(&mut w);
             }
+            Message::Dirty { base, map } => {
+                w.u8(12).position(*base);
+                map.write(&mut w);
+            }
         }
         w.into_bytes()
     }
@@ -243,6 +262,7 @@ impl Message {
                 from: r.position("from")?,
                 from_epoch: r.epoch("from epoch")?,
                 fresh: r.bool("fresh")?,
+                base: r.option("base", |r| r.position("base"))?,
                 settings: Settings::read(&mut r)?,
                 lineage: r.lineage("lineage")?,
             },
@@ -307,6 +327,10 @@ impl Message {
             },
             11 => Message::Settings {
                 settings: Settings::read(&mut r)?,
+            },
+            12 => Message::Dirty {
+                base: r.position("base")?,
+                map: DirtyMap::read(&mut r)?,
             },
             other => return Err(malformed(format!("message kind {other} is unknown"))),
         };

@@ -16,7 +16,7 @@ pub const LINEAGE_MAX: usize = 256;
 /// Encoded size never exceeds this: one slot.
 pub const META_BYTES_MAX: usize = 32 * 1024;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"PDM1");
+const MAGIC: u32 = u32::from_le_bytes(*b"PDM2");
 
 /// A replica's durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,6 +81,9 @@ pub enum SyncState {
         copied_bytes: u64,
         /// Sync restarts when the primary's term is another.
         term: u32,
+        /// A partial copy: the contents were a version at or behind this position before, and only extents that the
+        /// primary names are compared. `None`: all are.
+        base: Option<Position>,
     },
 }
 
@@ -108,7 +111,16 @@ impl Meta {
                 end,
                 copied_bytes,
                 term,
-            } => w.u8(3).u64(next.0).lsn(end).u64(copied_bytes).u32(term),
+                base,
+            } => w
+                .u8(3)
+                .u64(next.0)
+                .lsn(end)
+                .u64(copied_bytes)
+                .u32(term)
+                .option(base, |w, base| {
+                    w.position(base);
+                }),
         };
         self.settings.write(&mut w);
         w.option(self.granted.as_ref(), |w, granted| {
@@ -166,6 +178,7 @@ impl Meta {
                     end: r.lsn("end")?,
                     copied_bytes: r.u64("copied")?,
                     term: r.u32("term")?,
+                    base: r.option("base", |r| r.position("base"))?,
                 },
                 other => return Err(malformed(format!("sync state {other} is unknown"))),
             },

@@ -89,6 +89,16 @@ impl Record {
             Record::Discard { .. } | Record::Zeroes { .. } | Record::Epoch { .. } => 0,
         }
     }
+
+    /// The sectors it changes; `None` for one that changes none.
+    pub fn range(&self) -> Option<SectorRange> {
+        match self {
+            Record::Write { range, .. } | Record::Discard { range } | Record::Zeroes { range, .. } => {
+                Some(*range)
+            }
+            Record::Epoch { .. } => None,
+        }
+    }
 }
 
 /// The fixed part of a batch.

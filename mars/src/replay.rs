@@ -64,7 +64,7 @@ impl Engine {
         self.scan_read(end, 0);
     }
 
-    fn read_bytes(&self) -> usize {
+    pub(crate) fn read_bytes(&self) -> usize {
         (self.config.log_bytes_max / 16).clamp(4096, READ_BYTES_MAX) as usize
     }
 

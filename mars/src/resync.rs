@@ -7,8 +7,9 @@
 
 use std::collections::BTreeMap;
 
-use model::{Lsn, NodeId, SectorOffset, SectorRange, Tick};
+use model::{Lsn, NodeId, SectorCount, SectorOffset, SectorRange, Tick};
 
+use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{Effect, LinkId, Notice, VolumeData};
 use crate::guest::digest_of;
@@ -24,6 +25,8 @@ const SAVE_MILLIS: u64 = 1000;
 /// The replica's side of a running full sync.
 #[derive(Debug)]
 pub(crate) struct Resync {
+    /// What is to be compared.
+    scope: Scope,
     /// Next sector to ask for.
     cursor: u64,
     /// Pieces begun and not yet behind `settled`, by first sector.
@@ -33,6 +36,37 @@ pub(crate) struct Resync {
     /// A flush that makes progress durable is under way.
     flushing: bool,
     save_due: Tick,
+}
+
+/// What a copy compares.
+#[derive(Debug)]
+enum Scope {
+    All,
+    /// What the source will name.
+    Untold,
+    Named(DirtyMap),
+}
+
+impl Resync {
+    /// The source names what is to be compared.
+    pub fn told(&mut self, map: DirtyMap) {
+        if !matches!(self.scope, Scope::All) {
+            self.scope = Scope::Named(map);
+        }
+    }
+
+    /// What to ask for next; moves the cursor over what need not be compared.
+    fn next_range(&mut self, sectors: u64) -> Option<SectorRange> {
+        let count_max = SYNC_EXTENT_SECTORS * SYNC_EXTENTS_MAX as u64;
+        let range = match &self.scope {
+            Scope::All => SectorRange::new(self.cursor, count_max.min(sectors - self.cursor)),
+            Scope::Untold => return None,
+            Scope::Named(map) => map.next_dirty(SectorOffset(self.cursor), SectorCount(count_max)),
+        };
+        let range = range.filter(|range| !range.is_empty());
+        self.cursor = range.map_or(sectors, |range| range.start.0);
+        range
+    }
 }
 
 #[derive(Debug)]
@@ -118,29 +152,37 @@ impl Engine {
             end,
             copied_bytes,
             term,
+            base,
         } = self.meta.sync
         else {
             return;
         };
-        let next = if term == source_term {
-            next
+        // Another primary does not know what changed since the base, either.
+        let (next, base) = if term == source_term {
+            (next, base)
         } else {
-            SectorOffset(0)
+            (SectorOffset(0), None)
         };
         self.meta.sync = SyncState::Copying {
             next,
             end,
             copied_bytes,
             term: source_term,
+            base,
         };
         self.resync = Some(Resync {
+            scope: base.map_or(Scope::All, |_| Scope::Untold),
             cursor: next.0,
             pieces: BTreeMap::new(),
             settled: next.0,
             flushing: false,
             save_due: self.now.after_millis(SAVE_MILLIS),
         });
-        self.notice(Notice::SyncStarted { source });
+        if base.is_none() {
+            let partial = None;
+            self.notice(Notice::SyncStarted { source, partial });
+        }
+        self.name_dirty();
     }
 
     /// The source is gone: what was asked will not be answered.
@@ -166,10 +208,12 @@ impl Engine {
             .first_key_value()
             .is_some_and(|(_, piece)| piece.step == Step::Settled)
         {
-            if let Some((_, piece)) = resync.pieces.pop_first() {
-                resync.settled = piece.range.end().0;
-            }
+            resync.pieces.pop_first();
         }
+        self.ask_for_extents();
+        let Some(resync) = &mut self.resync else { return };
+        let first = resync.pieces.first_key_value();
+        resync.settled = first.map_or(resync.cursor, |(start, _)| *start);
         let (settled, flushing) = (resync.settled, resync.flushing);
         let finished = settled == sectors && self.marks.written_back() >= end;
         let due = self.now >= resync.save_due;
@@ -185,25 +229,25 @@ impl Engine {
             self.effects.push_back(Effect::FlushVolume { id });
         }
         self.sync_copied_bytes = copied_bytes;
-        self.ask_for_extents();
     }
 
     fn ask_for_extents(&mut self) {
         let sectors = self.sectors().0;
         loop {
-            let Some(resync) = &self.resync else { return };
+            let Some(resync) = &mut self.resync else { return };
             if resync.pieces.len() >= PIECES_MAX || resync.cursor >= sectors {
                 return;
             }
-            let count = (SYNC_EXTENT_SECTORS * SYNC_EXTENTS_MAX as u64).min(sectors - resync.cursor);
-            let range = SectorRange::new(resync.cursor, count).expect("within the volume");
+            let Some(range) = resync.next_range(sectors) else {
+                return;
+            };
             if self.is_writing(range) || self.is_copying(range) {
                 return;
             }
             self.sync_pieces += 1;
             let id = self.sync_pieces;
             let Some(resync) = &mut self.resync else { return };
-            resync.cursor += count;
+            resync.cursor = range.end().0;
             resync.pieces.insert(
                 range.start.0,
                 Piece {
@@ -320,6 +364,7 @@ impl Engine {
             end,
             copied_bytes,
             term,
+            base,
             ..
         } = self.meta.sync
         else {
@@ -339,6 +384,7 @@ impl Engine {
                 end,
                 copied_bytes,
                 term,
+                base,
             };
         }
         self.save(Then::Nothing);

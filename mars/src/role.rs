@@ -254,6 +254,7 @@ impl Engine {
         self.follow.hint = successor.clone();
         self.follow.horizon = self.marks.trimmed();
         self.dismiss_followers(successor.as_ref());
+        self.end_all_tracks();
         let epoch = self.meta.epoch;
         if let Some(Granted { to, epoch, at }) = granted
             && let Some(link) = self.peers.get(&to).and_then(|peer| peer.link)
@@ -306,17 +307,16 @@ impl Engine {
     pub(crate) fn begin_promotion(&mut self, epoch: Epoch) {
         self.meta.epoch = epoch;
         let trimmed = self.marks.trimmed();
-        // Streams of a primary that takes over from itself go on, and so does what it knows of them.
-        let peers = match self.phase {
-            Phase::Serving => None,
-            _ => Some(self.peers.values_mut()),
-        };
-        for peer in peers.into_iter().flatten() {
-            let link = peer.link;
-            *peer = crate::ship::Peer {
-                link,
-                ..crate::ship::Peer::remembered(trimmed)
-            };
+        // Streams of a primary that takes over from itself go on, and so does what it knows of its peers.
+        if !matches!(self.phase, Phase::Serving) {
+            for peer in self.peers.values_mut() {
+                let link = peer.link;
+                *peer = crate::ship::Peer {
+                    link,
+                    ..crate::ship::Peer::remembered(trimmed)
+                };
+            }
+            self.load_tracks();
         }
         self.phase = Phase::Promoting { saved: false };
         self.save(Then::Promoted);
@@ -333,7 +333,11 @@ impl Engine {
             return;
         };
         self.log.want_flush(self.log.sealed.lsn);
-        if !saved || self.replay.loaded != self.log.sealed || self.marks.committed() != self.log.sealed.lsn {
+        if !saved
+            || !self.tracks.loaded
+            || self.replay.loaded != self.log.sealed
+            || self.marks.committed() != self.log.sealed.lsn
+        {
             return;
         }
         self.phase = Phase::Serving;

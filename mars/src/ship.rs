@@ -63,6 +63,10 @@ impl Peer {
 pub(crate) struct Ship {
     /// Where it is; `None` until the replica's position is known to be ours too.
     stream: Option<Stream>,
+    /// The peer waits until its track has read enough of the log to say what it lacks.
+    partial_wanted: bool,
+    /// It is to be told what it may lack, as soon as that is known up to here.
+    dirty_owed: Option<Lsn>,
     /// Answers to a full sync that wait until what they hold is durable here.
     pub replies: VecDeque<(Lsn, Message)>,
 }
@@ -73,6 +77,17 @@ struct Stream {
     reading: bool,
     announced: (Lsn, Lsn),
     heartbeat_due: Tick,
+}
+
+/// How a stream begins.
+#[derive(Clone, Copy, Debug)]
+enum Begin {
+    /// Where the replica's log ends.
+    Going,
+    /// With an empty log and a full sync.
+    Fresh,
+    /// With an empty log and a copy of what changed since the base.
+    Partial { base: Position },
 }
 
 impl Engine {
@@ -94,6 +109,8 @@ impl Engine {
                 peer,
                 ship: Some(Ship {
                     stream: None,
+                    partial_wanted: false,
+                    dirty_owed: None,
                     replies: VecDeque::new(),
                 }),
             },
@@ -156,7 +173,8 @@ impl Engine {
                     peer.whole = whole;
                     peer.synced = synced;
                     // One that was dropped, but whose stream went on and has caught up, is waited for again.
-                    peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4;
+                    peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
+                        && committed >= self.meta.trimmed;
                 }
                 Message::SyncRequest { id, start, digests } => self.sync_asked(link, id, start, digests),
                 _ => self.close_ship(link),
@@ -204,16 +222,63 @@ impl Engine {
                     bytes_max,
                 });
             }
-            Some(end) if end == self.log.appended => self.open_stream(link, end, end_epoch, false),
+            Some(end) if end == self.log.appended => self.open_stream(link, end, end_epoch, Begin::Going),
             Some(end) if end.lsn >= self.meta.trimmed => self.open_parted(link, end_epoch, end),
-            _ => self.open_fresh(link),
+            Some(_) => self.open_behind(link),
+            None => self.open_fresh(link),
         }
     }
 
     /// Begins with a peer that has no history, or none that our log still continues.
     fn open_fresh(&mut self, link: LinkId) {
         // Everything a joiner copies is at least as new as this, and this cannot be lost again.
-        self.open_stream(link, self.meta.committed, self.meta.committed_epoch, true);
+        self.open_stream(link, self.meta.committed, self.meta.committed_epoch, Begin::Fresh);
+    }
+
+    /// Begins with a peer whose log was given up: with what changed since, if that is remembered.
+    fn open_behind(&mut self, link: LinkId) {
+        let Some(Link {
+            peer,
+            ship: Some(ship),
+        }) = self.links.get_mut(&link)
+        else {
+            return;
+        };
+        match self.tracks.get(peer) {
+            None => self.open_fresh(link),
+            Some(_) => ship.partial_wanted = true,
+        }
+    }
+
+    /// Opens to those who waited for their tracks, and tells what they may lack.
+    fn pump_partial(&mut self, link: LinkId) {
+        let Some(Link {
+            peer,
+            ship: Some(ship),
+        }) = self.links.get_mut(&link)
+        else {
+            return;
+        };
+        let track = self.tracks.get(peer);
+        if ship.partial_wanted {
+            let committed = self.meta.committed.lsn;
+            match track.map(|track| (track.base(), track.covers(committed))) {
+                None => self.open_fresh(link),
+                Some((Some(base), true)) => {
+                    let (from, epoch) = (self.meta.committed, self.meta.committed_epoch);
+                    self.open_stream(link, from, epoch, Begin::Partial { base });
+                }
+                Some(_) => {}
+            }
+        } else if let Some(from) = ship.dirty_owed
+            && let Some(track) = track.filter(|track| track.covers(from))
+            && let Some(base) = track.base()
+        {
+            let map = track.map.clone();
+            ship.dirty_owed = None;
+            let message = Message::Dirty { base, map };
+            self.effects.push_back(Effect::Send { link, message });
+        }
     }
 
     pub(crate) fn open_checked(&mut self, link: LinkId, end: Position, end_epoch: Epoch, bytes: &Bytes) {
@@ -222,9 +287,9 @@ impl Engine {
         }
         match Header::decode(bytes) {
             // While we looked, it was decided to give up the log there.
-            _ if end.lsn < self.meta.trimmed => self.open_fresh(link),
+            _ if end.lsn < self.meta.trimmed => self.open_behind(link),
             Ok(header) if header.lsn == end.lsn && header.previous == end.digest => {
-                self.open_stream(link, end, end_epoch, false);
+                self.open_stream(link, end, end_epoch, Begin::Going);
             }
             _ => self.open_parted(link, end_epoch, end),
         }
@@ -250,7 +315,7 @@ impl Engine {
         self.effects.push_back(Effect::Send { link, message });
     }
 
-    fn open_stream(&mut self, link: LinkId, from: Position, from_epoch: Epoch, fresh: bool) {
+    fn open_stream(&mut self, link: LinkId, from: Position, from_epoch: Epoch, begin: Begin) {
         let Some(Link {
             peer,
             ship: Some(ship),
@@ -258,6 +323,15 @@ impl Engine {
         else {
             return;
         };
+        let base = match begin {
+            Begin::Fresh => None,
+            Begin::Partial { base } => Some(base),
+            // It may be in the middle of a partial copy.
+            Begin::Going => self.tracks.get(peer).and_then(|track| track.base()),
+        };
+        let fresh = !matches!(begin, Begin::Going);
+        ship.partial_wanted = false;
+        ship.dirty_owed = base.map(|_| from.lsn);
         let heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
         let nothing = (Lsn(0), Lsn(0));
         ship.stream = Some(Stream {
@@ -290,6 +364,7 @@ impl Engine {
             from_epoch,
             fresh,
             settings: self.meta.settings,
+            base,
             lineage,
         };
         self.effects.push_back(Effect::Send { link, message });
@@ -327,6 +402,8 @@ impl Engine {
             self.marks.committed(),
             self.marks.trimmed(),
         );
+        let links: Vec<LinkId> = self.links.keys().copied().collect();
+        links.into_iter().for_each(|link| self.pump_partial(link));
         for link in self.streaming_links() {
             let Some(Link {
                 peer,
@@ -336,6 +413,10 @@ impl Engine {
                 continue;
             };
             let Some(stream) = &mut ship.stream else { continue };
+            let horizon = self
+                .tracks
+                .get(peer)
+                .map_or(trimmed, |track| trimmed.min(track.needed_there()));
             let acknowledged = self.peers.get(peer).map_or(stream.sent, |peer| peer.appended);
             if stream.sent < trimmed && !stream.reading {
                 // It was dropped and its log is gone: it must open again, and will begin anew.
@@ -361,7 +442,7 @@ impl Engine {
                 let message = Message::Log {
                     at,
                     committed,
-                    horizon: trimmed,
+                    horizon,
                     bytes: Bytes::new(),
                 };
                 self.effects.push_back(Effect::Send { link, message });
@@ -379,9 +460,15 @@ impl Engine {
 
     pub(crate) fn ship_read(&mut self, link: LinkId, at: Lsn, bytes: Bytes) {
         let (committed, trimmed) = (self.marks.committed(), self.marks.trimmed());
-        let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link) else {
+        let Some(Link {
+            peer,
+            ship: Some(ship),
+        }) = self.links.get_mut(&link)
+        else {
             return;
         };
+        let track = self.tracks.get(peer);
+        let horizon = track.map_or(trimmed, |track| trimmed.min(track.needed_there()));
         let Some(stream) = &mut ship.stream else { return };
         stream.reading = false;
         if bytes.is_empty() {
@@ -393,7 +480,7 @@ impl Engine {
         let message = Message::Log {
             at,
             committed,
-            horizon: trimmed,
+            horizon,
             bytes,
         };
         self.effects.push_back(Effect::Send { link, message });
@@ -410,6 +497,7 @@ impl Engine {
         for (link, peer) in links {
             if let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link) {
                 ship.stream = None;
+                ship.partial_wanted = false;
                 ship.replies.clear();
             }
             if Some(&peer) != successor {
@@ -437,6 +525,13 @@ impl Engine {
                 self.follow_down(Some(link), &peer);
             }
         }
+        let left: Vec<NodeId> = self
+            .peers
+            .keys()
+            .filter(|peer| !members.contains(peer))
+            .cloned()
+            .collect();
+        left.iter().for_each(|peer| self.end_track(peer));
         self.peers.retain(|peer, _| members.contains(peer));
         for member in members.iter().filter(|member| **member != own) {
             // One that joins has no history yet: the log is kept for it once it has opened a stream.
@@ -477,6 +572,7 @@ impl Engine {
                 && self.log.sealed.lsn.since(peer.committed) > self.config.log_bytes_max / 2
             {
                 let node = node.clone();
+                self.begin_track(&node);
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.counts = false;
                 }
@@ -487,11 +583,9 @@ impl Engine {
             }
         }
         let needed = if serving {
-            self.peers
-                .values()
-                .filter(|peer| peer.counts)
-                .map(|peer| peer.committed)
-                .min()
+            let counted = self.peers.values().filter(|peer| peer.counts);
+            let tracked = self.tracks.iter().map(|(_, track)| track.saved());
+            counted.map(|peer| peer.committed).chain(tracked).min()
         } else {
             // A replica may become primary: it keeps what any member may still need, as its source tells.
             Some(self.follow.horizon)

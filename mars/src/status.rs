@@ -1,6 +1,6 @@
 //! How does a replica stand? Figures for people and planners.
 
-use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorOffset, Tick};
+use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, Tick};
 
 use crate::engine::{Engine, Phase};
 use crate::lineage::{Position, Stretch};
@@ -81,6 +81,8 @@ pub struct PeerStatus {
     pub lag_micros: u64,
     /// Sectors settled by its full sync; the volume's length when whole.
     pub synced: SectorOffset,
+    /// Its log was given up: so many sectors will be compared when it comes back.
+    pub dirty: Option<SectorCount>,
 }
 
 /// A replica that was behind for less than this is up to date: under load some bytes are always on their way.
@@ -196,6 +198,7 @@ impl Engine {
             lag_bytes,
             lag_micros,
             synced: peer.synced,
+            dirty: self.tracks.get(node).map(|track| track.map.dirty()),
         }
     }
 }

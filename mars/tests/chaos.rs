@@ -86,10 +86,18 @@ struct Host {
     log: Media,
     disk: Media,
     meta: Option<Bytes>,
+    tracks: BTreeMap<NodeId, Bytes>,
     log_queue: VecDeque<Effect>,
     disk_queue: VecDeque<Effect>,
     meta_queue: VecDeque<Effect>,
     inbox: Vec<Event>,
+}
+
+fn keep_track(tracks: &mut BTreeMap<NodeId, Bytes>, peer: NodeId, track: Option<Bytes>) {
+    match track {
+        Some(track) => tracks.insert(peer, track),
+        None => tracks.remove(&peer),
+    };
 }
 
 struct Wire {
@@ -183,6 +191,7 @@ impl World {
                     log: Media::default(),
                     disk,
                     meta: None,
+                    tracks: BTreeMap::new(),
                     log_queue: VecDeque::new(),
                     disk_queue: VecDeque::new(),
                     meta_queue: VecDeque::new(),
@@ -265,7 +274,9 @@ impl World {
             | Effect::WriteVolume { .. }
             | Effect::FlushVolume { .. }
             | Effect::VolumeStatus { .. } => host.disk_queue.push_back(effect),
-            Effect::SaveMeta { .. } => host.meta_queue.push_back(effect),
+            Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
+                host.meta_queue.push_back(effect);
+            }
             Effect::Answer {
                 result: Ok(Answer::HandedOver { .. }),
                 ..
@@ -383,6 +394,14 @@ impl World {
                 host.meta = Some(meta.encode());
                 Event::MetaSaved { generation }
             }
+            Effect::SaveTrack { id, peer, track } => {
+                keep_track(&mut host.tracks, peer, track);
+                Event::TrackSaved { id, kept: true }
+            }
+            Effect::LoadTracks { id } => {
+                let tracks = host.tracks.clone().into_iter().collect();
+                Event::TracksLoaded { id, tracks }
+            }
             other => panic!("{other:?} is not a disk operation"),
         };
         host_push(host, event);
@@ -408,6 +427,7 @@ impl World {
                         host.disk.write(range.start.bytes() as usize, &flat);
                     }
                     Effect::SaveMeta { meta, .. } => host.meta = Some(meta.encode()),
+                    Effect::SaveTrack { peer, track, .. } => keep_track(&mut host.tracks, peer, track),
                     Effect::ResetLog { at, .. } => {
                         host.log.cached.resize(at.0 as usize, 0);
                         host.log.flush();

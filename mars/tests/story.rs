@@ -22,6 +22,7 @@ struct Host {
     log: Vec<u8>,
     disk: Vec<u8>,
     meta: Option<Meta>,
+    tracks: BTreeMap<NodeId, Bytes>,
     inbox: VecDeque<Event>,
 }
 
@@ -80,6 +81,7 @@ impl World {
             log,
             disk,
             meta: None,
+            tracks: BTreeMap::new(),
             inbox: VecDeque::new(),
         };
         self.hosts.insert(name.to_owned(), host);
@@ -213,6 +215,17 @@ impl World {
             Effect::SaveMeta { generation, meta } => {
                 host.meta = Some(Meta::decode(meta.encode()).unwrap());
                 host.inbox.push_back(Event::MetaSaved { generation });
+            }
+            Effect::SaveTrack { id, peer, track } => {
+                match track {
+                    Some(track) => host.tracks.insert(peer, track),
+                    None => host.tracks.remove(&peer),
+                };
+                host.inbox.push_back(Event::TrackSaved { id, kept: true });
+            }
+            Effect::LoadTracks { id } => {
+                let tracks = host.tracks.clone().into_iter().collect();
+                host.inbox.push_back(Event::TracksLoaded { id, tracks });
             }
             Effect::Dial { peer } => {
                 let other = peer.as_str().to_owned();

@@ -6,12 +6,13 @@ mod log;
 mod log_writer;
 pub mod memory;
 mod meta;
+mod tracks;
 mod volume;
 mod workers;
 
 use bytes::Bytes;
 use mars::{IoId, Meta};
-use model::{Lsn, SectorRange};
+use model::{Lsn, NodeId, SectorRange};
 
 pub use file::FileDisk;
 pub(crate) use lock::lock_path;
@@ -20,7 +21,7 @@ pub use memory::MemoryDisk;
 /// Carries out the disk effects of one engine; the methods are those effects, in words of `mars::Effect`.
 ///
 /// Every call returns at once; answers arrive as events in the inbox given at construction, failures as
-/// `DiskFailed`. Calls on the log take effect in the order made, so do saves of the meta, and so do calls on the volume
+/// `DiskFailed`. Calls on the log take effect in the order made, so do saves of the meta and of tracks, and so do calls on the volume
 /// whose ranges overlap. Dropping a disk carries out what was asked and waits for it.
 pub trait Disk: Send {
     /// Write to the log at its end.
@@ -43,4 +44,8 @@ pub trait Disk: Send {
     fn flush_volume(&mut self, id: IoId);
     /// Replace the replica's memory.
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>);
+    /// Replace or remove what is remembered of a peer.
+    fn save_track(&mut self, id: IoId, peer: NodeId, track: Option<Bytes>);
+    /// Tell what is remembered of peers.
+    fn load_tracks(&mut self, id: IoId);
 }

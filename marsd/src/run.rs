@@ -235,6 +235,8 @@ impl Loop {
             Effect::WriteVolume { id, range, data } => self.disk.write_volume(id, range, data),
             Effect::FlushVolume { id } => self.disk.flush_volume(id),
             Effect::SaveMeta { generation, meta } => self.disk.save_meta(generation, meta),
+            Effect::SaveTrack { id, peer, track } => self.disk.save_track(id, peer, track),
+            Effect::LoadTracks { id } => self.disk.load_tracks(id),
             Effect::Dial { peer } => (self.dial)(peer),
             Effect::Send { link, message } => {
                 if let Some((peer, outgoing)) = self.links.get(&link)

@@ -49,6 +49,7 @@ fn message(f: &mut dyn Write, message: &Message) -> fmt::Result {
                 .encode(),
             )
         }
+        Message::Dirty { base, map } => write!(f, "Dirty since {} {map:?}", base.lsn),
         other => write!(f, "{other:?}"),
     }
 }
@@ -134,6 +135,13 @@ pub(crate) fn event(f: &mut dyn Write, event: &Event) -> fmt::Result {
             write!(f, "VolumeRead {} ", id.0)?;
             volume_data(f, data)
         }
+        Event::TracksLoaded { id, tracks } => {
+            write!(f, "TracksLoaded {}", id.0)?;
+            tracks.iter().try_for_each(|(peer, track)| {
+                write!(f, " {peer} ")?;
+                bulk(f, track)
+            })
+        }
         Event::Message { link, message: said } => {
             write!(f, "Message {} ", link.0)?;
             message(f, said)
@@ -169,6 +177,10 @@ pub(crate) fn effect(f: &mut dyn Write, effect: &Effect) -> fmt::Result {
             meta.granted.as_ref().map(|granted| &granted.to),
             meta.lineage.len(),
         ),
+        Effect::SaveTrack { id, peer, track } => {
+            write!(f, "SaveTrack {} {peer} ", id.0)?;
+            bulk(f, track.as_deref().unwrap_or_default())
+        }
         Effect::Send { link, message: said } => {
             write!(f, "Send {} ", link.0)?;
             message(f, said)

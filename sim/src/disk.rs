@@ -3,11 +3,11 @@
 //! Three lanes, each in order, one operation at a time; answers may overtake one another between lanes and on their way
 //! back. Assumptions: a save of the meta is old or new, never torn (two slots); one 512-byte sector is written as one.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use mars::{BlockExtent, Effect, Event, VolumeData};
-use model::{SectorCount, SectorOffset, SectorRange};
+use model::{NodeId, SectorCount, SectorOffset, SectorRange};
 
 use crate::media::{Media, SECTOR};
 use crate::rng::Rng;
@@ -35,7 +35,9 @@ impl Lane {
             | Effect::VolumeStatus { .. }
             | Effect::WriteVolume { .. }
             | Effect::FlushVolume { .. } => Some(Lane::Volume),
-            Effect::SaveMeta { .. } => Some(Lane::Meta),
+            Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
+                Some(Lane::Meta)
+            }
             _ => None,
         }
     }
@@ -50,6 +52,8 @@ pub(crate) struct Disk {
     holes: Vec<bool>,
     /// The newest save.
     pub meta: Option<Bytes>,
+    /// What is remembered of peers.
+    tracks: BTreeMap<NodeId, Bytes>,
     waiting: [VecDeque<Effect>; 3],
     /// Every operation takes so many times longer than on a good day.
     pub slowness: u64,
@@ -62,6 +66,7 @@ impl Disk {
             holes: Vec::new(),
             volume: Media::with(contents),
             meta: None,
+            tracks: BTreeMap::new(),
             waiting: Default::default(),
             slowness: 1,
         };
@@ -72,6 +77,7 @@ impl Disk {
     /// The same disks, their log from an address on only.
     pub fn copy_from(&self, log_from: u64) -> Disk {
         Disk {
+            tracks: self.tracks.clone(),
             log: self.log.copy_from(log_from),
             volume: self.volume.clone(),
             holes: self.holes.clone(),
@@ -103,7 +109,7 @@ impl Disk {
         let micros = match self.waiting[lane as usize].front()? {
             Effect::AppendLog { bytes, .. } => rng.spread(2, 40) + bytes.len() as u64 / 4096,
             Effect::FlushLog { .. } | Effect::ResetLog { .. } => rng.spread(100, 4000),
-            Effect::SaveMeta { .. } => rng.spread(100, 4000),
+            Effect::SaveMeta { .. } | Effect::SaveTrack { .. } => rng.spread(100, 4000),
             Effect::FlushVolume { .. } => rng.spread(100, 8000),
             Effect::WriteVolume { .. } => rng.spread(10, 300),
             _ => rng.spread(5, 200),
@@ -170,6 +176,17 @@ impl Disk {
             Effect::SaveMeta { generation, meta } => {
                 self.meta = Some(meta.encode());
                 Event::MetaSaved { generation }
+            }
+            Effect::SaveTrack { id, peer, track } => {
+                match track {
+                    Some(track) => self.tracks.insert(peer, track),
+                    None => self.tracks.remove(&peer),
+                };
+                Event::TrackSaved { id, kept: true }
+            }
+            Effect::LoadTracks { id } => {
+                let tracks = self.tracks.clone().into_iter().collect();
+                Event::TracksLoaded { id, tracks }
             }
             other => panic!("{other:?} is not for a disk"),
         })

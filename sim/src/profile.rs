@@ -9,6 +9,8 @@ use crate::rng::Rng;
 pub(crate) enum Trouble {
     Kill,
     PowerCut,
+    /// A host is down for long: longer than its log is kept, with luck.
+    Absence,
     PowerCutAll,
     CutLink,
     HalfOpen,
@@ -26,9 +28,10 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    const ALL: [(Trouble, u64); 15] = [
+    const ALL: [(Trouble, u64); 16] = [
         (Trouble::Kill, 10),
         (Trouble::PowerCut, 7),
+        (Trouble::Absence, 4),
         (Trouble::PowerCutAll, 2),
         (Trouble::CutLink, 8),
         (Trouble::HalfOpen, 4),
@@ -112,6 +115,13 @@ impl Profile {
     /// The same, with room for so much log only.
     pub fn with_log_bytes_max(mut self, log_bytes_max: u64) -> Profile {
         self.log_bytes_max = log_bytes_max;
+        self
+    }
+
+    /// The same with a volume of so many sectors, of which the guest uses only the first `working_set`.
+    pub fn with_sectors(mut self, sectors: u64, working_set: u64) -> Profile {
+        self.sectors = sectors;
+        self.habits.working_set = working_set;
         self
     }
 

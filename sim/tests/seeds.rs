@@ -18,6 +18,7 @@ fn a_thousand_clusters_keep_every_promise() {
         "engine: laggards dropped",
         "engine: damaged logs found",
         "engine: full syncs finished",
+        "engine: partial copies begun",
         "operators: hand-over done",
         "operators: join",
         "operators: leave",

@@ -1,21 +1,22 @@
 //! How does a real replica lie on a host? Log segments, two meta slots, and the volume's disk.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
 use mars::{Event, IoId, Meta};
-use model::{Lsn, SectorRange, VolumeSize};
-use tracing::Span;
+use model::{Lsn, NodeId, SectorRange, VolumeSize};
+use tracing::{Span, warn};
 
 use super::Disk;
 use super::log::Log;
 use super::log_writer::LogWriter;
 pub use super::meta::MetaError;
 use super::meta::MetaFile;
+use super::tracks::TrackFiles;
 pub use super::volume::DiskUnfit;
 use super::volume::Volume;
 use super::workers::{Job, Workers};
@@ -52,9 +53,20 @@ pub enum OpenError {
     },
 }
 
-struct Save {
-    generation: u64,
-    meta: Box<Meta>,
+/// What the saving thread is asked for, in order.
+enum Save {
+    Meta {
+        generation: u64,
+        meta: Box<Meta>,
+    },
+    Track {
+        id: IoId,
+        peer: NodeId,
+        track: Option<Bytes>,
+    },
+    LoadTracks {
+        id: IoId,
+    },
 }
 
 /// A replica in files.
@@ -86,8 +98,16 @@ impl FileDisk {
         let workers = Workers::start(log.clone(), name.clone(), volume, inbox.clone()).map_err(threads())?;
         let log = LogWriter::start(log, name, inbox.clone()).map_err(threads())?;
         let (saves, asked) = crossbeam_channel::unbounded();
+        let beside = places.meta.parent().map_or_else(PathBuf::new, Path::to_owned);
+        let tracks = TrackFiles::in_directory(beside);
+        if meta.is_none() {
+            tracks
+                .clear()
+                .map_err(io(format!("clear {}", tracks.path().display())))?;
+        }
         let saver = Saver {
             file: meta_file,
+            tracks,
             path: places.meta.clone(),
             inbox: inbox.clone(),
         };
@@ -102,6 +122,15 @@ impl FileDisk {
             },
             meta,
         ))
+    }
+}
+
+impl FileDisk {
+    fn save(&self, save: Save) {
+        let saves = self.saves.as_ref().expect("taken on drop only");
+        saves
+            .send(save)
+            .expect("the thread ends after this sender, or the process with it");
     }
 }
 
@@ -152,16 +181,22 @@ impl Disk for FileDisk {
     }
 
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>) {
-        let saves = self.saves.as_ref().expect("taken on drop only");
-        saves
-            .send(Save { generation, meta })
-            .expect("the thread ends after this sender, or the process with it");
+        self.save(Save::Meta { generation, meta });
+    }
+
+    fn save_track(&mut self, id: IoId, peer: NodeId, track: Option<Bytes>) {
+        self.save(Save::Track { id, peer, track });
+    }
+
+    fn load_tracks(&mut self, id: IoId) {
+        self.save(Save::LoadTracks { id });
     }
 }
 
 /// Saves the memory, in order, on a thread of its own: nothing else waits for its flushes.
 struct Saver {
     file: MetaFile,
+    tracks: TrackFiles,
     path: PathBuf,
     inbox: Inbox,
 }
@@ -170,15 +205,43 @@ impl Saver {
     fn run(mut self, saves: &crossbeam_channel::Receiver<Save>) {
         while let Ok(mut save) = saves.recv() {
             // A newer memory replaces the older ones that queued up; its answer stands for theirs.
-            while let Ok(newer) = saves.try_recv() {
+            while matches!(save, Save::Meta { .. })
+                && let Ok(newer) = saves.try_recv()
+            {
+                if !matches!(newer, Save::Meta { .. }) {
+                    self.perform(save);
+                }
                 save = newer;
             }
-            match self.file.save(&save.meta) {
-                Ok(()) => self.inbox.event(Event::MetaSaved {
-                    generation: save.generation,
-                }),
+            self.perform(save);
+        }
+    }
+
+    fn perform(&mut self, save: Save) {
+        match save {
+            Save::Meta { generation, meta } => match self.file.save(&meta) {
+                Ok(()) => self.inbox.event(Event::MetaSaved { generation }),
                 Err(e) => self.inbox.disk_failed(format!("save {}", self.path.display()), e),
+            },
+            Save::Track { id, peer, track } => {
+                let done = match track {
+                    Some(track) => self.tracks.save(&peer, &track),
+                    None => self.tracks.remove(&peer),
+                };
+                // The engine can do without: its peer then gets a full sync.
+                if let Err(error) = &done {
+                    warn!(%peer, %error, "cannot keep what has changed since a replica's last position");
+                }
+                let kept = done.is_ok();
+                self.inbox.event(Event::TrackSaved { id, kept });
             }
+            Save::LoadTracks { id } => match self.tracks.load() {
+                Ok(tracks) => self.inbox.event(Event::TracksLoaded { id, tracks }),
+                Err(e) => {
+                    let operation = format!("read tracks in {}", self.tracks.path().display());
+                    self.inbox.disk_failed(operation, e);
+                }
+            },
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use mars::{BlockExtent, Event, IoId, Meta, VolumeData};
-use model::{Lsn, SectorRange, VolumeSize};
+use model::{Lsn, NodeId, SectorRange, VolumeSize};
 
 use super::Disk;
 use crate::run::Inbox;
@@ -16,6 +16,7 @@ struct Store {
     log: BTreeMap<Lsn, Bytes>,
     volume: Vec<u8>,
     meta: Option<Meta>,
+    tracks: BTreeMap<NodeId, Bytes>,
 }
 
 impl Store {
@@ -146,5 +147,19 @@ impl Disk for MemoryDisk {
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>) {
         self.store().meta = Some(*meta);
         self.inbox.event(Event::MetaSaved { generation });
+    }
+
+    fn save_track(&mut self, id: IoId, peer: NodeId, track: Option<Bytes>) {
+        let mut store = self.store();
+        match track {
+            Some(track) => store.tracks.insert(peer, track),
+            None => store.tracks.remove(&peer),
+        };
+        self.inbox.event(Event::TrackSaved { id, kept: true });
+    }
+
+    fn load_tracks(&mut self, id: IoId) {
+        let tracks = self.store().tracks.clone().into_iter().collect();
+        self.inbox.event(Event::TracksLoaded { id, tracks });
     }
 }

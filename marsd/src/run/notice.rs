@@ -27,7 +27,17 @@ pub(crate) fn log(notice: Notice) {
             warn!(%epoch, from = from.lsn.0, digest = %from.digest, missing_bytes, "took over without a grant");
         }
         Notice::Streaming { source, from } => info!(%source, from = from.0, "follows a source"),
-        Notice::SyncStarted { source } => info!(%source, "full sync has begun"),
+        Notice::SyncStarted {
+            source,
+            partial: None,
+        } => info!(%source, "full sync has begun"),
+        Notice::SyncStarted {
+            source,
+            partial: Some(compared),
+        } => {
+            let compared = Bytes(compared.bytes());
+            info!(%source, %compared, "copies what changed while its log could not be kept");
+        }
         Notice::SyncFinished { copied_bytes } => info!(copied = %Bytes(copied_bytes), "full sync has ended"),
         Notice::CutBack { to, dropped_bytes } => {
             info!(

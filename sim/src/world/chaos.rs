@@ -50,6 +50,14 @@ impl World {
                 self.power_cut(node);
                 self.come_back(node);
             }
+            Trouble::Absence => {
+                // A primary that is away is only a pause: the others must go on without this node.
+                if self.primary().is_some_and(|primary| primary != node) {
+                    self.power_cut(node);
+                    let micros = self.rng.spread(1_000_000, 8_000_000);
+                    self.start_after(node, micros);
+                }
+            }
             Trouble::PowerCutAll => {
                 for node in members {
                     self.power_cut(node);

@@ -359,19 +359,22 @@ impl World {
                 }
             }
             Notice::BecamePrimary { .. } => {
-                let own = self.nodes[node].id.clone();
-                let peers = self.nodes[node]
-                    .config
-                    .members
-                    .iter()
-                    .filter(|member| **member != own);
-                self.nodes[node].kept = peers.map(|member| (member.clone(), Kept::Counts)).collect();
+                let status = self.nodes[node]
+                    .engine
+                    .as_ref()
+                    .map(|engine| engine.status(self.now));
+                let peers = status.into_iter().flat_map(|status| status.peers);
+                let kept = |dropped| if dropped { Kept::Dropped } else { Kept::Counts };
+                self.nodes[node].kept = peers
+                    .map(|peer| (peer.node, kept(peer.dirty.is_some())))
+                    .collect();
                 self.count("engine: promotions");
             }
             Notice::BecameSecondary { .. } => self.count("engine: demotions"),
             Notice::TookOver { .. } => self.count("engine: takeovers"),
             Notice::Streaming { .. } => self.count("engine: streams"),
-            Notice::SyncStarted { .. } => self.count("engine: full syncs begun"),
+            Notice::SyncStarted { partial: None, .. } => self.count("engine: full syncs begun"),
+            Notice::SyncStarted { .. } => self.count("engine: partial copies begun"),
             Notice::SyncFinished { .. } => self.count("engine: full syncs finished"),
             Notice::CutBack { .. } => self.count("engine: replicas cut back"),
             Notice::PeerDropped { peer, .. } => {
