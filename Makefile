@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sim bench
+.PHONY: help demo test check sim museum bench
 
 # A rustup that setup.sh has just installed is not on the PATH of the shell that called us; mkfs and friends often are not either.
 export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
@@ -33,6 +33,10 @@ check: ## format, lints, licences and documentation, without running tests
 sim: ## the simulator: SEEDS=1000 clusters, each with faults of its own
 	@scripts/setup.sh rust
 	@source scripts/toolchain.sh; cargo run --release -p sim -- --seeds $(SEEDS)
+
+museum: ## published bugs of others, re-created in our engine: the simulator must find each
+	@scripts/setup.sh rust
+	@source scripts/toolchain.sh; cargo run --release -p sim --features museum -- museum
 
 bench: ## the NBD door against qemu's, alternating, as ratios, into docs/benchmarks.md
 	@scripts/setup.sh rust tests

@@ -41,6 +41,7 @@ tests_all() {
     fi
     run_tests
     step "documentation tests" cargo test --release --workspace --doc --quiet
+    step "museum, a sample" cargo test --release --quiet -p sim --features museum --test museum
     step "simulator, $SEEDS seeds" cargo run --release --quiet -p sim -- --seeds "$SEEDS"
     step "demo" scripts/demo.sh
 }

@@ -10,6 +10,7 @@ use crate::lineage::{Position, Stretch};
 use crate::log::Log;
 use crate::message::Message;
 use crate::meta::SyncState;
+use crate::museum::{self, Mutant};
 use crate::record::{Batch, BatchError, HEADER_BYTES, Header};
 use crate::replay::Replay;
 use crate::watermark::Watermarks;
@@ -479,7 +480,11 @@ impl Engine {
         let whole = self.whole_durably && self.meta.sync == SyncState::Whole;
         let (appended, committed, written_back) = (
             self.marks.appended(),
-            self.marks.committed(),
+            if museum::is(Mutant::AckedUnflushed) {
+                self.marks.appended()
+            } else {
+                self.marks.committed()
+            },
             self.marks.written_back(),
         );
         let synced = self.synced();
@@ -632,6 +637,11 @@ impl Engine {
             term: epoch.term,
             base,
         };
+        let had_history = self.log.sealed.lsn > Lsn(0);
+        if museum::is(Mutant::SyncSkipped) && !had_history || museum::is(Mutant::ResyncCleared) && had_history
+        {
+            self.meta.sync = SyncState::Whole;
+        }
         self.marks = Watermarks::at(from.lsn);
         self.log = Log::ending_at(from, from_epoch);
         self.replay = Replay::from(from);

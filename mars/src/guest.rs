@@ -12,6 +12,7 @@ use crate::event::{
     RequestTag, VolumeData,
 };
 use crate::meta::SyncState;
+use crate::museum::{self, Mutant};
 use crate::record::{BATCH_PAYLOAD_GOAL_BYTES, Record};
 use crate::shadow::{Overlay, to_bytes};
 
@@ -67,6 +68,10 @@ impl Engine {
     }
 
     pub(crate) fn not_primary(&self) -> GuestError {
+        if museum::is(Mutant::NotPrimaryIsAnError) {
+            let (operation, reason) = ("request".to_owned(), "the primary has moved".to_owned());
+            return GuestError::Disk(DiskError { operation, reason });
+        }
         let granted = self.meta.granted.as_ref().map(|granted| granted.epoch);
         GuestError::NotPrimary {
             hint: self.primary_hint(),
@@ -116,6 +121,9 @@ impl Engine {
             }
             GuestRequest::Flush => {
                 self.seal();
+                if museum::is(Mutant::FlushAnsweredAtOnce) {
+                    return self.complete(tag, Ok(Reply::Done));
+                }
                 self.log.wait_committed(self.log.sealed.lsn, tag);
                 self.settle_flushes();
             }
@@ -129,6 +137,9 @@ impl Engine {
                     }
                 });
                 self.log_records(tag, fua, pieces.collect());
+            }
+            GuestRequest::Discard { .. } if museum::is(Mutant::DiscardDropped) => {
+                self.complete(tag, Ok(Reply::Done));
             }
             GuestRequest::Discard { range, fua } => {
                 let pieces = cut(range, RECORD_SECTORS_MAX)

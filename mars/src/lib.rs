@@ -14,6 +14,7 @@ pub mod lineage;
 mod log;
 pub mod message;
 pub mod meta;
+pub mod museum;
 mod partial;
 mod policy;
 mod promise;

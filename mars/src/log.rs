@@ -8,6 +8,7 @@ use model::{Epoch, Lsn, Role, Tick};
 use crate::engine::{Engine, Phase};
 use crate::event::{Effect, Reply, RequestTag};
 use crate::lineage::Position;
+use crate::museum::{self, Mutant};
 use crate::record::BatchBuilder;
 
 /// Batches on their way to the page cache at one time: one in flight, one gathered behind it.
@@ -122,7 +123,10 @@ impl Engine {
         let (bytes, end) = self.log.builder.seal(self.config.volume, epoch, at, committed);
         self.append(at, bytes, end, epoch);
         for (tag, durable) in std::mem::take(&mut self.log.gathering) {
-            if durable {
+            if museum::is(Mutant::AckedInBuffer) && !durable {
+                let result = Ok(Reply::Done);
+                self.effects.push_back(Effect::Complete { tag, result });
+            } else if durable && !museum::is(Mutant::FuaIgnored) {
                 self.log.wait_committed(end.lsn, tag);
             } else {
                 self.log.wait_appended.push_back((end.lsn, tag));
@@ -171,6 +175,11 @@ impl Engine {
             && end.lsn <= up_to
         {
             self.log.flushing = None;
+            let (end, epoch) = if museum::is(Mutant::CommitOvertakesFlush) {
+                (self.log.appended, self.log.appended_epoch)
+            } else {
+                (end, epoch)
+            };
             self.meta.committed = end;
             self.meta.committed_epoch = epoch;
             self.marks.commit(end.lsn);

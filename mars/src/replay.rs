@@ -11,6 +11,7 @@ use crate::engine::{Engine, Io, Phase};
 use crate::event::{DiskError, Effect, Notice, VolumeData};
 use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
+use crate::museum::{self, Mutant};
 use crate::record::{BATCH_ALIGN_BYTES, Batch, BatchError, HEADER_BYTES, Header, Record};
 
 /// Read at one time, at most; a small log is read in smaller steps, so that small worlds take the same paths as large ones.
@@ -205,7 +206,12 @@ impl Engine {
         });
         self.phase = Phase::Following;
         if self.meta.role == Role::Primary {
-            self.begin_promotion(self.meta.epoch.next_start());
+            let epoch = self.meta.epoch;
+            self.begin_promotion(if museum::is(Mutant::EpochNotBumped) {
+                epoch
+            } else {
+                epoch.next_start()
+            });
         }
     }
 
@@ -213,6 +219,7 @@ impl Engine {
     fn load_limit(&self) -> Lsn {
         match self.meta.role {
             Role::Primary => self.marks.committed(),
+            Role::Secondary if museum::is(Mutant::ReplayUncommitted) => self.marks.committed(),
             Role::Secondary => self.marks.committed().min(self.follow.primary_committed),
         }
     }
@@ -242,6 +249,7 @@ impl Engine {
                     batch
                         .records
                         .into_iter()
+                        .filter(|record| !is_lost(record))
                         .for_each(|record| self.enter_shadow(record));
                     self.replay.loaded = batch.end;
                 }
@@ -274,4 +282,10 @@ impl Engine {
         let operation = format!("log of volume {} at {at}", self.config.volume);
         self.fail(ReplicaState::DefectiveLog, DiskError { operation, reason });
     }
+}
+
+/// Whether the mutant that forgets zeroes is loose and would forget these.
+fn is_lost(record: &Record) -> bool {
+    museum::is(Mutant::ZeroesLost)
+        && matches!(record, Record::Zeroes { range, .. } if range.count.0 < crate::message::SYNC_EXTENT_SECTORS)
 }

@@ -15,6 +15,7 @@ use crate::event::{Effect, LinkId, Notice, VolumeData};
 use crate::guest::digest_of;
 use crate::message::{Message, SYNC_EXTENT_SECTORS, SYNC_EXTENTS_MAX, SyncExtent};
 use crate::meta::SyncState;
+use crate::museum::{self, Mutant};
 
 /// Requests on their way at one time.
 const PIECES_MAX: usize = 4;
@@ -129,6 +130,9 @@ impl Engine {
 
     /// Whether a copy of a part of `range` is on its way to the disk.
     pub(crate) fn is_locked_by_sync(&self, range: SectorRange) -> bool {
+        if museum::is(Mutant::SyncRacesReplay) {
+            return false;
+        }
         let asked = self.resync.as_ref().is_some_and(|resync| {
             resync
                 .pieces
@@ -158,7 +162,7 @@ impl Engine {
             return;
         };
         // Another primary does not know what changed since the base, either.
-        let (next, base) = if term == source_term {
+        let (next, base) = if term == source_term || museum::is(Mutant::SyncFromAnotherPrimary) {
             (next, base)
         } else {
             (SectorOffset(0), None)
@@ -241,6 +245,10 @@ impl Engine {
             let Some(range) = resync.next_range(sectors) else {
                 return;
             };
+            let tail = range.count.0 % SYNC_EXTENT_SECTORS != 0;
+            if museum::is(Mutant::SyncStuck) && range.end().0 == sectors && tail {
+                return;
+            }
             if self.is_writing(range) || self.is_copying(range) {
                 return;
             }
@@ -373,7 +381,8 @@ impl Engine {
         if term != flushed_term {
             return;
         }
-        let finished = flushed.0 == self.sectors().0 && self.marks.written_back() >= end;
+        let replayed = self.marks.written_back() >= end || museum::is(Mutant::WholeWhenCopied);
+        let finished = flushed.0 == self.sectors().0 && replayed;
         if finished {
             self.meta.sync = SyncState::Whole;
             self.resync = None;
@@ -428,7 +437,11 @@ impl Engine {
         range: SectorRange,
     ) {
         // Write-back during the read may have put newer data under it, but none beyond `touched`.
-        let end = end.max(self.marks.touched());
+        let end = if museum::is(Mutant::WholeByMinimum) {
+            self.marks.written_back()
+        } else {
+            end.max(self.marks.touched())
+        };
         let extents = extents(range)
             .zip(digests)
             .map(|(part, theirs)| {

@@ -15,6 +15,7 @@ use crate::event::{Answer, CommandError, CommandId, Effect, LinkId, Notice};
 use crate::lineage::{Position, Stretch};
 use crate::message::Message;
 use crate::meta::{Granted, SyncState};
+use crate::museum::{self, Mutant};
 use crate::record::Record;
 use crate::settings::Settings;
 
@@ -140,7 +141,7 @@ impl Engine {
         if self.sent_to(peer).is_none() {
             return Some("it is not connected to the primary".to_owned());
         }
-        if !peer.whole {
+        if !peer.whole && !museum::is(Mutant::GrantedUnwhole) {
             let percent = peer.synced.0 * 100 / self.sectors().0;
             return Some(format!("its full sync is at {percent} %"));
         }
@@ -187,7 +188,8 @@ impl Engine {
                 self.seal();
                 let end = self.log.sealed;
                 self.log.want_flush(end.lsn);
-                let everything_is_there = self.marks.committed() == end.lsn && peer_committed == end.lsn;
+                let everything_is_there = self.marks.committed() == end.lsn
+                    && (peer_committed == end.lsn || museum::is(Mutant::GrantedBehind));
                 let gate_micros = self.now.micros_since(since);
                 if everything_is_there && self.log.nobody_waits() {
                     let epoch = self.meta.epoch.next_term();
@@ -231,6 +233,14 @@ impl Engine {
     }
 
     fn give_up_hand_over(&mut self, error: CommandError) {
+        if museum::is(Mutant::GateStaysShut)
+            && self.is_gated()
+            && let Some(hand_over) = &self.hand_over
+        {
+            let id = hand_over.id;
+            self.set_step(Step::Granting { gate_micros: 0 });
+            return self.answer(id, Err(error));
+        }
         if let Some(hand_over) = self.hand_over.take() {
             self.answer(hand_over.id, Err(error));
         }
@@ -242,6 +252,10 @@ impl Engine {
         self.note_gate(gate_micros);
         self.meta.role = Role::Secondary;
         self.phase = Phase::Demoting;
+        if museum::is(Mutant::GrantedTooEarly) {
+            self.save(Then::Nothing);
+            return self.demotion_saved();
+        }
         self.save(Then::Granted);
     }
 
@@ -291,7 +305,8 @@ impl Engine {
 
     /// Our source grants us the role.
     pub(crate) fn granted(&mut self, link: LinkId, epoch: Epoch, at: Position, settings: Settings) {
-        let have_everything = self.log.sealed == at && self.meta.sync == SyncState::Whole;
+        let whole = self.meta.sync == SyncState::Whole || museum::is(Mutant::GrantedUnwhole);
+        let have_everything = (self.log.sealed == at || museum::is(Mutant::GrantedBehind)) && whole;
         if epoch <= self.meta.epoch || !have_everything || self.follow.is_cutting() {
             return self.close_follow(link);
         }
@@ -333,6 +348,7 @@ impl Engine {
             return;
         };
         self.log.want_flush(self.log.sealed.lsn);
+        let saved = saved || museum::is(Mutant::EpochNotSaved);
         if !saved
             || !self.tracks.loaded
             || self.replay.loaded != self.log.sealed

@@ -11,6 +11,7 @@ use model::units::SECTOR_BYTES;
 use model::{SectorCount, SectorOffset, SectorRange};
 
 use crate::event::{BlockExtent, VolumeData};
+use crate::museum::{self, Mutant};
 
 /// Memory a piece takes besides its data.
 const PIECE_OVERHEAD_BYTES: u64 = 128;
@@ -158,8 +159,12 @@ impl Shadow {
     /// What a read of `range` must lay over the disk's contents, now.
     pub fn overlay(&self, range: SectorRange) -> Overlay {
         let mut merged = Generation::default();
-        for (part, data) in self
-            .frozen
+        let frozen = if museum::is(Mutant::StaleRead) {
+            &Generation::default()
+        } else {
+            &self.frozen
+        };
+        for (part, data) in frozen
             .overlay(range)
             .into_iter()
             .chain(self.active.overlay(range))
@@ -267,7 +272,10 @@ impl Overlay {
         };
         for (part, data) in self.merged.iter() {
             from_disk(at, part.start, &mut push);
-            push(part, *data != VolumeData::Zeroes);
+            push(
+                part,
+                *data != VolumeData::Zeroes && !museum::is(Mutant::HoleOverData),
+            );
             at = part.end();
         }
         from_disk(at, self.range.end(), &mut push);

@@ -10,6 +10,7 @@ use crate::event::{CommandId, Effect, LinkId, Notice};
 use crate::limit::Meter;
 use crate::lineage::Position;
 use crate::message::Message;
+use crate::museum::{self, Mutant};
 use crate::record::{HEADER_BYTES, Header};
 
 /// Log sent to one peer that it has not yet written to its own log, at most.
@@ -168,7 +169,11 @@ impl Engine {
                     }
                     peer.drain.add(self.now, appended.since(peer.appended));
                     peer.appended = appended;
-                    peer.committed = committed;
+                    peer.committed = if museum::is(Mutant::TrimByReceived) {
+                        appended
+                    } else {
+                        committed
+                    };
                     peer.replayed = written_back;
                     peer.whole = whole;
                     peer.synced = synced;
@@ -196,6 +201,10 @@ impl Engine {
                 .as_ref()
                 .filter(|granted| granted.to == peer && epoch_seen < granted.epoch);
             let message = match grant {
+                Some(_) if museum::is(Mutant::GrantNotRepeated) => Message::NotSource {
+                    epoch_seen: self.meta.epoch,
+                    primary: self.primary_hint(),
+                },
                 Some(granted) if matches!(self.phase, Phase::Following) => Message::Grant {
                     epoch: granted.epoch,
                     at: granted.at,
@@ -288,7 +297,10 @@ impl Engine {
         match Header::decode(bytes) {
             // While we looked, it was decided to give up the log there.
             _ if end.lsn < self.meta.trimmed => self.open_behind(link),
-            Ok(header) if header.lsn == end.lsn && header.previous == end.digest => {
+            Ok(header)
+                if header.lsn == end.lsn
+                    && (header.previous == end.digest || museum::is(Mutant::DivergenceDropped)) =>
+            {
                 self.open_stream(link, end, end_epoch, Begin::Going);
             }
             _ => self.open_parted(link, end_epoch, end),
@@ -423,10 +435,12 @@ impl Engine {
                 self.close_ship(link);
                 continue;
             }
-            let ready: Vec<Message> =
-                std::iter::from_fn(|| ship.replies.pop_front_if(|(end, _)| *end <= committed))
-                    .map(|(_, m)| m)
-                    .collect();
+            let ready: Vec<Message> = std::iter::from_fn(|| {
+                ship.replies
+                    .pop_front_if(|(end, _)| *end <= committed || museum::is(Mutant::SyncReplyUndurable))
+            })
+            .map(|(_, m)| m)
+            .collect();
             if let Some((end, _)) = ship.replies.front() {
                 self.log.want_flush(*end);
             }
@@ -560,7 +574,7 @@ impl Engine {
         }
         let serving = matches!(self.phase, Phase::Serving);
         let held_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
-        if serving && held_bytes > self.config.log_bytes_max {
+        if serving && held_bytes > self.config.log_bytes_max && !museum::is(Mutant::LogKeptForDead) {
             let slowest = self
                 .peers
                 .iter()
@@ -583,7 +597,11 @@ impl Engine {
             }
         }
         let needed = if serving {
-            let counted = self.peers.values().filter(|peer| peer.counts);
+            let counted = self
+                .peers
+                .values()
+                .filter(|peer| peer.counts && !museum::is(Mutant::TrimIgnoresPeers))
+                .filter(|peer| peer.link.is_some() || !museum::is(Mutant::TrimIgnoresAbsent));
             let tracked = self.tracks.iter().map(|(_, track)| track.saved());
             counted.map(|peer| peer.committed).chain(tracked).min()
         } else {

@@ -5,6 +5,7 @@ use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, T
 use crate::engine::{Engine, Phase};
 use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
+use crate::museum::{self, Mutant};
 use crate::settings::Settings;
 use crate::watermark::Watermarks;
 
@@ -170,6 +171,9 @@ impl Engine {
                         "it stepped down and no member is primary; take over here or on another that has all of it",
                     ),
                 ),
+                (None, None, SyncState::Whole) if museum::is(Mutant::UptodateUnseen) => {
+                    (ReplicaState::Uptodate, None)
+                }
                 (None, None, SyncState::Whole) => (ReplicaState::Unreachable, because("it has no source")),
                 (None, None, _) => (
                     ReplicaState::Inconsistent,

@@ -8,6 +8,7 @@ use model::{Role, SectorRange};
 use crate::engine::{Engine, Io, Phase, Then};
 use crate::event::{Effect, VolumeData};
 use crate::lineage::Position;
+use crate::museum::{self, Mutant};
 
 /// Writes in flight at one time.
 const IN_FLIGHT_MAX: usize = 32;
@@ -45,10 +46,13 @@ impl Engine {
             Round::Idle => self.consider_round(),
             Round::Committing { end } => {
                 let end = *end;
-                if self.marks.committed() >= end.lsn {
+                if self.marks.committed() >= end.lsn || museum::is(Mutant::WrittenBackUnlogged) {
                     // After a restart the log is loaded piece by piece, while the disk may have been touched further on.
                     self.meta.touched = self.meta.touched.max(end.lsn);
                     self.round = Round::Marking { end };
+                    if museum::is(Mutant::TouchedUnrecorded) {
+                        return self.begin_writing();
+                    }
                     self.save(Then::BeginWriting);
                 } else {
                     self.log.want_flush(end.lsn);
@@ -145,10 +149,15 @@ impl Engine {
                 continue;
             }
             in_flight += 1;
+            let range = misdirected(range, self.sectors().0);
             let id = self.io(Io::RoundWrite { range });
             self.effects.push_back(Effect::WriteVolume { id, range, data });
         }
         if queue.is_empty() && in_flight == 0 {
+            if museum::is(Mutant::WrittenBackUnflushed) {
+                self.round = Round::Flushing { end };
+                return self.round_flushed();
+            }
             let id = self.io(Io::RoundFlush);
             self.effects.push_back(Effect::FlushVolume { id });
             self.round = Round::Flushing { end };
@@ -165,5 +174,14 @@ impl Engine {
         self.marks.write_back(end.lsn);
         self.shadow.drop_frozen();
         self.round = Round::Idle;
+    }
+}
+
+/// Where a write goes: to its place, unless the mutant is loose and the place looks like one that is easily confused.
+fn misdirected(range: SectorRange, sectors: u64) -> SectorRange {
+    let confused = range.start.0 % 61 == 7 && range.end().0 + 8 <= sectors;
+    match SectorRange::new(range.start.0 + 8, range.count.0) {
+        Some(wrong) if confused && museum::is(Mutant::WriteMisdirected) => wrong,
+        _ => range,
     }
 }

@@ -6,7 +6,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
-use mars::{BlockExtent, Effect, Event, VolumeData};
+use mars::museum::{self, Mutant};
+use mars::{BlockExtent, Effect, Event, SyncState, VolumeData};
 use model::{NodeId, SectorCount, SectorOffset, SectorRange};
 
 use crate::media::{Media, SECTOR};
@@ -54,6 +55,8 @@ pub(crate) struct Disk {
     pub meta: Option<Bytes>,
     /// What is remembered of peers.
     tracks: BTreeMap<NodeId, Bytes>,
+    /// The newest save says that disk, log and meta are a version.
+    pub is_whole: bool,
     waiting: [VecDeque<Effect>; 3],
     /// Every operation takes so many times longer than on a good day.
     pub slowness: u64,
@@ -67,6 +70,7 @@ impl Disk {
             volume: Media::with(contents),
             meta: None,
             tracks: BTreeMap::new(),
+            is_whole: false,
             waiting: Default::default(),
             slowness: 1,
         };
@@ -82,6 +86,8 @@ impl Disk {
             volume: self.volume.clone(),
             holes: self.holes.clone(),
             meta: self.meta.clone(),
+            is_whole: self.is_whole,
+            tracks: self.tracks.clone(),
             waiting: self.waiting.clone(),
             slowness: self.slowness,
         }
@@ -133,7 +139,9 @@ impl Disk {
                 }
             }
             Effect::FlushLog { up_to } => {
-                self.log.flush();
+                if !museum::is(Mutant::FlushLies) {
+                    self.log.flush();
+                }
                 Event::LogFlushed { up_to }
             }
             Effect::ReadLog { id, at, bytes_max } => Event::LogRead {
@@ -175,6 +183,7 @@ impl Disk {
             }
             Effect::SaveMeta { generation, meta } => {
                 self.meta = Some(meta.encode());
+                self.is_whole = meta.sync == SyncState::Whole;
                 Event::MetaSaved { generation }
             }
             Effect::SaveTrack { id, peer, track } => {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use mars::{BlockExtent, GuestRequest, Reply, RequestTag};
-use model::SectorRange;
+use model::{SectorRange, Tick};
 
 use crate::rng::Rng;
 use crate::stamp;
@@ -39,6 +39,8 @@ pub(crate) struct Asked {
     pub request: GuestRequest,
     /// Which start of which node it was sent to.
     pub sent: Option<(usize, u32)>,
+    /// When.
+    pub sent_at: Tick,
     /// For each sector of a range the version that is written, or the oldest that a read may find.
     marks: Vec<usize>,
     /// Answers that had come when it was asked.
@@ -185,6 +187,7 @@ impl Guest {
                 tag,
                 request,
                 sent: None,
+                sent_at: Tick(0),
                 marks,
                 clock: self.clock,
             },
@@ -204,7 +207,7 @@ impl Guest {
     }
 
     /// What is to be sent to `place`, in order, under new names.
-    pub fn send(&mut self, place: (usize, u32)) -> Vec<(RequestTag, GuestRequest)> {
+    pub fn send(&mut self, now: Tick, place: (usize, u32)) -> Vec<(RequestTag, GuestRequest)> {
         let waiting: Vec<u64> = self
             .asked
             .values()
@@ -217,6 +220,7 @@ impl Guest {
                 let mut asked = self.asked.remove(&old)?;
                 asked.tag = RequestTag(self.next);
                 asked.sent = Some(place);
+                asked.sent_at = now;
                 self.next += 1;
                 let send = (asked.tag, asked.request.clone());
                 self.asked.insert(asked.tag.0, asked);
@@ -394,7 +398,7 @@ mod tests {
 
     fn write(guest: &mut Guest, answer: bool) -> u64 {
         guest.ask(&mut Rng::new(1)).expect("nothing is being written");
-        let (tag, request) = guest.send((0, 1)).pop().expect("just asked");
+        let (tag, request) = guest.send(Tick(0), (0, 1)).pop().expect("just asked");
         if answer {
             guest
                 .answer(tag, &Reply::Done)
@@ -427,7 +431,7 @@ mod tests {
         guest.habits.write_percent = 0;
         guest.habits.flush_percent = 100;
         guest.ask(&mut Rng::new(1)).expect("a flush");
-        let (tag, _) = guest.send((0, 1)).pop().expect("just asked");
+        let (tag, _) = guest.send(Tick(0), (0, 1)).pop().expect("just asked");
         guest.answer(tag, &Reply::Done).expect("flushed");
         guest.habits.write_percent = 100;
         let second = write(&mut guest, true);

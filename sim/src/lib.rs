@@ -10,6 +10,8 @@ mod guest;
 mod history;
 mod link;
 mod media;
+#[cfg(feature = "museum")]
+mod museum;
 mod profile;
 mod report;
 mod rng;
@@ -19,6 +21,8 @@ mod trace;
 mod world;
 
 pub use cluster::Cluster;
+#[cfg(feature = "museum")]
+pub use museum::{Exhibit, visit};
 pub use profile::Profile;
 pub use report::{Report, run_seeds};
 pub use run::{Failure, Outcome, run_seed};

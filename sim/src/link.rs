@@ -154,6 +154,12 @@ impl Network {
         ends.iter().position(|end| end.node == node && end.boot == boot)
     }
 
+    /// Whether a node's start is connected to anybody, as far as it knows.
+    pub fn has_link(&self, node: usize, boot: u32) -> bool {
+        let is = |end: &End| (end.node, end.boot) == (node, boot) && end.stage == Stage::Up;
+        self.links.values().any(|link| link.ends.iter().any(is))
+    }
+
     /// Everything of a node's start.
     pub fn links_of(&self, node: usize, boot: u32) -> Vec<LinkId> {
         let has = |link: &Link| link.ends.iter().any(|end| end.node == node && end.boot == boot);

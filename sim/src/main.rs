@@ -11,8 +11,11 @@ const FAILED_LINES: usize = 50;
 
 /// Simulates clusters with every kind of fault, one per seed, and checks every promise of the engine.
 #[derive(Parser)]
-#[command(name = "sim", version)]
+#[command(name = "sim", version, args_conflicts_with_subcommands = true)]
 struct Arguments {
+    #[cfg(feature = "museum")]
+    #[command(subcommand)]
+    verb: Option<Verb>,
     /// How many seeds to live
     #[arg(long, default_value_t = 1000, conflicts_with = "seed")]
     seeds: u64,
@@ -30,9 +33,33 @@ struct Arguments {
     jobs: Option<usize>,
 }
 
+/// What else can be done.
+#[cfg(feature = "museum")]
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Lets published bugs of others loose in the engine, one at a time, and looks for each until it is found
+    Museum {
+        /// Threads [default: one per core]
+        #[arg(long)]
+        jobs: Option<usize>,
+        /// Time on a core after which one search is given up, in seconds
+        #[arg(long, default_value_t = 600)]
+        seconds_max: u64,
+        /// Only mutants whose name contains this
+        #[arg(long, default_value = "")]
+        only: String,
+    },
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let kept = match arguments.seed {
+        #[cfg(feature = "museum")]
+        _ if arguments.verb.is_some() => museum(&arguments),
         Some(seed) => one(seed, arguments.trace),
         None => many(&arguments),
     };
@@ -72,7 +99,6 @@ fn one(seed: u64, trace: bool) -> io::Result<bool> {
 }
 
 fn many(arguments: &Arguments) -> io::Result<bool> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let style = ProgressStyle::with_template("{bar:40} {pos}/{len} seeds, {per_sec}, {eta} left {msg}")
         .expect("the template is well formed");
     let progress = ProgressBar::new(arguments.seeds).with_style(style);
@@ -80,7 +106,7 @@ fn many(arguments: &Arguments) -> io::Result<bool> {
     let report = sim::run_seeds(
         arguments.from,
         arguments.seeds,
-        arguments.jobs.unwrap_or(cores),
+        arguments.jobs.unwrap_or_else(cores),
         |outcome| {
             failed += u64::from(outcome.failure.is_some());
             if failed > 0 {
@@ -100,4 +126,44 @@ fn many(arguments: &Arguments) -> io::Result<bool> {
     }
     writeln!(out, "{report}")?;
     Ok(report.failures.is_empty())
+}
+
+#[cfg(feature = "museum")]
+fn museum(arguments: &Arguments) -> io::Result<bool> {
+    let Some(Verb::Museum {
+        jobs,
+        seconds_max,
+        only,
+    }) = &arguments.verb
+    else {
+        return Ok(true);
+    };
+    let all = mars::museum::Mutant::ALL.iter().copied();
+    let mutants: Vec<_> = all
+        .filter(|mutant| format!("{mutant:?}").contains(only))
+        .collect();
+    let time_max = std::time::Duration::from_secs(*seconds_max);
+    let exhibits = sim::visit(&mutants, jobs.unwrap_or_else(cores), time_max, |exhibit| {
+        let seen = exhibit
+            .seen
+            .as_ref()
+            .map_or("", |(_, what)| what.lines().next().unwrap_or(""));
+        eprintln!("{:?}: {:?} {seen}", exhibit.mutant, exhibit.found_after);
+    });
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "| mutant | what goes wrong | published as | found after (median, on one core) | seed |"
+    )?;
+    writeln!(out, "|---|---|---|---|---|")?;
+    for exhibit in &exhibits {
+        writeln!(out, "{exhibit}")?;
+    }
+    let found = exhibits.iter().filter(|exhibit| exhibit.is_found()).count();
+    writeln!(
+        out,
+        "\n{found} of {} found in every range of seeds",
+        exhibits.len()
+    )?;
+    Ok(found == exhibits.len())
 }

@@ -21,6 +21,8 @@ pub(crate) enum Trouble {
     /// A hand-over, and a fault in the middle of it.
     HandOverStruck,
     Join,
+    /// A host joins, and a fault or a hand-over in the middle of its full sync.
+    JoinStruck,
     Leave,
     Checksum,
     Mood,
@@ -28,7 +30,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    const ALL: [(Trouble, u64); 16] = [
+    const ALL: &[(Trouble, u64)] = &[
         (Trouble::Kill, 10),
         (Trouble::PowerCut, 7),
         (Trouble::Absence, 4),
@@ -41,6 +43,7 @@ impl Trouble {
         (Trouble::HandOver, 20),
         (Trouble::HandOverStruck, 10),
         (Trouble::Join, 3),
+        (Trouble::JoinStruck, 4),
         (Trouble::Leave, 3),
         (Trouble::Checksum, 6),
         (Trouble::Mood, 6),
@@ -136,10 +139,11 @@ impl Profile {
             members.swap(place, other);
         }
         members.truncate(count.min(members_max));
-        let sectors = if rng.chance(10) {
-            rng.between(64, 256) * 8
-        } else {
-            rng.between(8, 64) * 8
+        let sectors = match rng.below(100) {
+            // More than one piece of a full sync.
+            0..4 => rng.between(256, 1280) * 8,
+            4..14 => rng.between(64, 256) * 8,
+            _ => rng.between(8, 64) * 8,
         };
         let slow_network = rng.chance(15);
         let quality = Quality {
@@ -168,7 +172,7 @@ impl Profile {
             },
         };
         // Not every kind of trouble in every run: what one hides, the absence of it may show.
-        let mut troubles: Vec<_> = Trouble::ALL.into_iter().filter(|_| rng.chance(65)).collect();
+        let mut troubles: Vec<_> = Trouble::ALL.iter().copied().filter(|_| rng.chance(65)).collect();
         if troubles.is_empty() {
             troubles.push((Trouble::HandOver, 1));
         }

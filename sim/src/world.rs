@@ -70,6 +70,7 @@ enum Happening {
     Heal { a: usize, b: usize },
     Recover { node: usize },
     Strike { node: usize, other: usize },
+    StrikeSync { joiner: usize },
     Tell { node: usize },
     Ask,
     Resend,
@@ -355,6 +356,7 @@ impl World {
             Happening::Heal { a, b } => self.heal(a, b),
             Happening::Recover { node } => self.nodes[node].disk.slowness = 1,
             Happening::Strike { node, other } => self.strike(node, other),
+            Happening::StrikeSync { joiner } => self.strike_sync(joiner),
             Happening::Tell { node } => self.tell(node),
             Happening::Ask => self.guest_asks(),
             Happening::Resend => {

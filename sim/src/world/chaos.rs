@@ -116,6 +116,13 @@ impl World {
                     self.join();
                 }
             }
+            Trouble::JoinStruck => {
+                if members.len() < self.profile.members_max {
+                    let joiner = self.join();
+                    let micros = self.rng.spread(2_000, 2_000_000);
+                    self.schedule(micros, Happening::StrikeSync { joiner });
+                }
+            }
             Trouble::Leave => {
                 let primary = self.serving();
                 if members.len() > 1
@@ -135,7 +142,12 @@ impl World {
     }
 
     fn come_back(&mut self, node: usize) {
-        let micros = self.rng.spread(1000, 3_000_000);
+        let micros = if self.rng.chance(4) {
+            // Away for so long that others must go on without it.
+            self.rng.between(10_000_000, 40_000_000)
+        } else {
+            self.rng.spread(1000, 3_000_000)
+        };
         self.start_after(node, micros);
     }
 
@@ -164,6 +176,37 @@ impl World {
         }
         if self.members.contains(&victim) {
             self.come_back(victim);
+        }
+    }
+
+    /// A fault of the source of a full sync or of its target, or another source for it.
+    pub(super) fn strike_sync(&mut self, joiner: usize) {
+        let Some(source) = self.serving().first().copied() else {
+            return;
+        };
+        self.count("faults: in the middle of a full sync");
+        let others: Vec<usize> = self
+            .members
+            .iter()
+            .copied()
+            .filter(|m| ![source, joiner].contains(m))
+            .collect();
+        match (self.rng.below(4), self.rng.pick(&others).copied()) {
+            (0, Some(other)) => {
+                self.try_hand_over(other);
+            }
+            (1, _) if self.members.contains(&joiner) => {
+                self.kill(joiner);
+                self.come_back(joiner);
+            }
+            (2, _) => {
+                self.kill(source);
+                self.come_back(source);
+            }
+            _ => {
+                self.power_cut(source);
+                self.come_back(source);
+            }
         }
     }
 

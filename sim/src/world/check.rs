@@ -7,11 +7,15 @@ use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
 use crate::disk::Disk;
+use crate::guest::Asked;
 use crate::media::SECTOR;
 use crate::stamp;
 
 /// A command that is not answered by then is stuck: the longest has 30 s to drain and a few at the gate.
 const COMMAND_MICROS_MAX: u64 = 60_000_000;
+
+/// A request that its primary has not answered by then never will be: slow disks recover in 2 s, a gate opens in 3 s.
+const GUEST_MICROS_MAX: u64 = 20_000_000;
 
 /// A healed cluster is at rest by then, full syncs over slow links included.
 pub(crate) const SETTLE_MICROS_MAX: u64 = 180_000_000;
@@ -53,6 +57,12 @@ impl World {
             && status.epoch < before.epoch
         {
             let what = format!("epoch goes back from {} to {}", before.epoch, status.epoch);
+            return Err(self.violation(Some(node), what));
+        }
+        let follows = status.role == Role::Secondary && status.tip != self.history.end();
+        let alone = || !self.network.has_link(node, self.nodes[node].boot);
+        if follows && status.state == ReplicaState::Uptodate && alone() {
+            let what = "calls itself up to date, but is not and hears of nobody";
             return Err(self.violation(Some(node), what));
         }
         if status.serving && status.role != Role::Primary {
@@ -108,11 +118,31 @@ impl World {
         if let Some(late) = late {
             return Err(self.violation(Some(late.node), format!("never answers {:?}", late.command)));
         }
+        self.check_patience()?;
         if self.now < self.chaos_until {
             let micros = self.rng.spread(20_000, 2_000_000);
             self.schedule(micros, Happening::Inspect);
         }
         Ok(())
+    }
+
+    /// A primary that serves leaves no guest waiting, whoever else is dead.
+    fn check_patience(&self) -> Result<(), Violation> {
+        let waits = |asked: &&Asked| {
+            let node = asked.sent.filter(|(node, boot)| self.is_current(*node, *boot));
+            // In synchronous mode a dead replica does hold guests up: that is what it is for.
+            let status = node.and_then(|(node, _)| self.nodes[node].status.as_ref());
+            let bound = status.is_some_and(|status| !matches!(status.settings.mode, Mode::Sync { .. }));
+            bound && self.now.micros_since(asked.sent_at) > GUEST_MICROS_MAX
+        };
+        match self.guest.asked.values().find(waits) {
+            Some(asked) => {
+                let node = asked.sent.map(|(node, _)| node);
+                let seconds = GUEST_MICROS_MAX / 1_000_000;
+                Err(self.violation(node, format!("leaves a guest waiting for more than {seconds} s")))
+            }
+            None => Ok(()),
+        }
     }
 
     pub(super) fn inspect_node(&mut self, node: usize) -> Result<(), Violation> {

@@ -62,6 +62,7 @@ impl World {
         if !self.is_current(node, boot) {
             return Ok(());
         }
+        let was_whole = self.nodes[node].disk.is_whole;
         if let Some(event) = self.nodes[node].disk.perform(lane) {
             if let Event::LogFlushed { up_to } = event {
                 self.history.flushed(node, up_to);
@@ -71,7 +72,8 @@ impl World {
         }
         self.work_lane(node, lane);
         // What is durable in the wrong order shows right after a save of the meta, and not for long.
-        if lane == Lane::Meta && self.rng.chance(2) {
+        let becomes_whole = !was_whole && self.nodes[node].disk.is_whole;
+        if becomes_whole || lane == Lane::Meta && self.rng.chance(2) {
             self.inspect_node(node)?;
         }
         Ok(())
@@ -246,7 +248,7 @@ impl World {
             return self.resend_later();
         }
         let place = (node, self.nodes[node].boot);
-        for (tag, request) in self.guest.send(place) {
+        for (tag, request) in self.guest.send(self.now, place) {
             self.deliver(1, node, Event::Guest { tag, request });
         }
     }
