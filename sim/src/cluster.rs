@@ -9,6 +9,7 @@ use model::Tick;
 
 use crate::profile::{Action, Profile};
 use crate::rng::Rng;
+use crate::shrink::Shape;
 use crate::world::{Figures, SETTLE_MICROS_MAX, Violation, World};
 
 /// The volumes of a cluster.
@@ -20,21 +21,50 @@ pub struct Cluster {
 }
 
 impl Cluster {
-    /// The cluster that belongs to a seed; keeps the last `trace_lines` lines of each volume.
-    pub fn random(seed: u64, trace_lines: usize) -> Cluster {
+    /// What a shape leaves of the cluster that belongs to a seed; keeps the last `trace_lines` lines of each volume.
+    pub fn shaped(seed: u64, shape: &Shape, trace_lines: usize) -> Cluster {
         let mut rng = Rng::new(seed ^ 0xC4A0_5EED);
         let hosts = [2, 3, 3, 3, 4, 4, 5, 6, 7, 3][rng.below(10) as usize];
         let volumes = if rng.chance(10) { rng.between(2, 3) } else { 1 };
         let mut profiles: Vec<Profile> = (0..volumes).map(|_| Profile::random(&mut rng, hosts)).collect();
-        let chaos_micros = profiles[0].chaos_micros;
+        let mut chaos_micros = profiles[0].chaos_micros;
         for profile in &mut profiles {
             profile.chaos_micros = chaos_micros;
         }
-        let scripts = profiles.iter().map(|profile| profile.script(&mut rng)).collect();
-        let worlds = profiles
-            .into_iter()
-            .map(|profile| World::new(rng.bits(), profile, trace_lines))
-            .collect();
+        let mut scripts: Vec<Vec<Action>> = profiles.iter().map(|profile| profile.script(&mut rng)).collect();
+        // Everything is chosen by now, so that what is left out below changes nothing else.
+        let seeds: Vec<u64> = profiles.iter().map(|_| rng.bits()).collect();
+        let mut number = 0;
+        for script in &mut scripts {
+            script.retain_mut(|action| {
+                action.at_micros /= shape.hurry.unwrap_or(1).max(1);
+                number += 1;
+                let only = shape.only.as_ref();
+                only.is_none_or(|only| only.binary_search(&(number - 1)).is_ok())
+            });
+        }
+        chaos_micros = shape.calm_at.map_or(chaos_micros, |at| at.min(chaos_micros));
+        let mut worlds = Vec::new();
+        for (volume, (mut profile, seed)) in profiles.into_iter().zip(seeds).enumerate() {
+            if shape.volume.is_some_and(|only| only != volume) {
+                scripts[volume].clear();
+                continue;
+            }
+            profile.chaos_micros = chaos_micros;
+            profile
+                .members
+                .truncate(shape.members.unwrap_or(usize::MAX).max(1));
+            profile.sectors = shape
+                .sectors
+                .map_or(profile.sectors, |max| profile.sectors.min(max.max(8)));
+            profile.habits.depth = shape
+                .depth
+                .map_or(profile.habits.depth, |max| profile.habits.depth.min(max));
+            worlds.push(World::new(seed, profile, trace_lines));
+        }
+        if let Some(script) = shape.volume.and_then(|volume| scripts.get(volume).cloned()) {
+            scripts = vec![script];
+        }
         Cluster {
             worlds,
             scripts,
@@ -62,6 +92,18 @@ impl Cluster {
             }
         }
         self.worlds.iter_mut().try_for_each(World::check_rest)
+    }
+
+    /// Volumes.
+    pub(crate) fn volumes(&self) -> usize {
+        self.worlds.len()
+    }
+
+    /// The troubles in their order, in words.
+    pub(crate) fn troubles(&self) -> Vec<String> {
+        let all = self.scripts.iter().flatten();
+        all.map(|action| format!("{:>10.6} s  {:?}", action.at_micros as f64 / 1e6, action.trouble))
+            .collect()
     }
 
     fn run_until(&mut self, until: Tick) -> Result<(), Violation> {

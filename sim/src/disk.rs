@@ -81,7 +81,6 @@ impl Disk {
     /// The same disks, their log from an address on only.
     pub fn copy_from(&self, log_from: u64) -> Disk {
         Disk {
-            tracks: self.tracks.clone(),
             log: self.log.copy_from(log_from),
             volume: self.volume.clone(),
             holes: self.holes.clone(),

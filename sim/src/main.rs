@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use indicatif::{ProgressBar, ProgressStyle};
+use sim::Shape;
 
 /// Last lines shown of a seed that failed.
 const FAILED_LINES: usize = 50;
@@ -28,6 +29,16 @@ struct Arguments {
     /// Print everything that happens
     #[arg(long, requires = "seed")]
     trace: bool,
+    /// Find the shortest story of this seed that breaks the same promise
+    #[arg(long, requires = "seed", conflicts_with = "shape")]
+    shrink: bool,
+    /// Live only what this leaves of the seed, as --shrink prints it
+    #[arg(long, requires = "seed", default_value = "")]
+    shape: Shape,
+    /// Let this mutant of the museum loose
+    #[cfg(feature = "museum")]
+    #[arg(long, requires = "seed")]
+    mutant: Option<String>,
     /// Threads [default: one per core]
     #[arg(long, conflicts_with = "seed")]
     jobs: Option<usize>,
@@ -60,7 +71,23 @@ fn main() -> ExitCode {
     let kept = match arguments.seed {
         #[cfg(feature = "museum")]
         _ if arguments.verb.is_some() => museum(&arguments),
-        Some(seed) => one(seed, arguments.trace),
+        Some(seed) => {
+            #[cfg(feature = "museum")]
+            if let Some(name) = &arguments.mutant {
+                let all = mars::museum::Mutant::ALL.iter().copied();
+                let found = all.into_iter().find(|mutant| format!("{mutant:?}") == *name);
+                if found.is_none() {
+                    eprintln!("sim: no mutant is named `{name}`; `sim museum --help` says how to list them");
+                    return ExitCode::FAILURE;
+                }
+                mars::museum::let_loose(found);
+            }
+            if arguments.shrink {
+                shortest(seed)
+            } else {
+                one(seed, &arguments.shape, arguments.trace)
+            }
+        }
         None => many(&arguments),
     };
     match kept {
@@ -75,9 +102,41 @@ fn main() -> ExitCode {
     }
 }
 
-fn one(seed: u64, trace: bool) -> io::Result<bool> {
+fn shortest(seed: u64) -> io::Result<bool> {
+    let mut out = io::stdout().lock();
+    let Some(shrunk) = sim::shrink(seed) else {
+        writeln!(out, "seed {seed}: every promise was kept")?;
+        return Ok(true);
+    };
+    let shape = &shrunk.shape;
+    writeln!(
+        out,
+        "the last of {} lines:",
+        sim::run_shaped(seed, shape, usize::MAX).trace.len()
+    )?;
+    for line in sim::run_shaped(seed, shape, FAILED_LINES).trace {
+        writeln!(out, "{line}")?;
+    }
+    let (now, before) = (shrunk.script.len(), shrunk.troubles_before);
+    writeln!(
+        out,
+        "\n{now} of {before} troubles are left, after {} lives:",
+        shrunk.tries
+    )?;
+    for line in &shrunk.script {
+        writeln!(out, "{line}")?;
+    }
+    writeln!(
+        out,
+        "FAILED {}\nagain: sim --seed {seed} --shape {shape} --trace",
+        shrunk.failure.what
+    )?;
+    Ok(false)
+}
+
+fn one(seed: u64, shape: &Shape, trace: bool) -> io::Result<bool> {
     let mut out = io::BufWriter::new(io::stdout().lock());
-    let outcome = sim::run_seed(seed, if trace { usize::MAX } else { 0 });
+    let outcome = sim::run_shaped(seed, shape, if trace { usize::MAX } else { 0 });
     for line in &outcome.trace {
         writeln!(out, "{line}")?;
     }

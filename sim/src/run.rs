@@ -7,6 +7,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
+use crate::shrink::Shape;
 use crate::world::Figures;
 
 /// What a seed came to.
@@ -66,10 +67,14 @@ fn core_time(began: Instant) -> Duration {
 
 /// Lives one seed's life; keeps the last `trace_lines` lines of it.
 pub fn run_seed(seed: u64, trace_lines: usize) -> Outcome {
+    live(seed, Cluster::shaped(seed, &Shape::default(), trace_lines))
+}
+
+/// Lives a cluster's life.
+pub(crate) fn live(seed: u64, mut cluster: Cluster) -> Outcome {
     keep_panics();
     let real_time = Instant::now();
     let began = core_time(real_time);
-    let mut cluster = Cluster::random(seed, trace_lines);
     SIMULATING.set(true);
     let lived = catch_unwind(AssertUnwindSafe(|| cluster.live()));
     SIMULATING.set(false);

@@ -142,12 +142,7 @@ impl World {
     }
 
     fn come_back(&mut self, node: usize) {
-        let micros = if self.rng.chance(4) {
-            // Away for so long that others must go on without it.
-            self.rng.between(10_000_000, 40_000_000)
-        } else {
-            self.rng.spread(1000, 3_000_000)
-        };
+        let micros = self.rng.spread(1000, 3_000_000);
         self.start_after(node, micros);
     }
 
