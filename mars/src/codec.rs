@@ -4,6 +4,7 @@ use bytes::{BufMut, Bytes, BytesMut};
 use model::{Epoch, Lsn, NodeId};
 
 use crate::lineage::{Digest, Position, Stretch};
+use crate::message::SYNC_EXTENTS_MAX;
 
 /// Bytes that are not what the format says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,17 +110,35 @@ impl Reader {
         }
     }
 
-    pub fn lineage(&mut self, what: &str) -> Result<Vec<Stretch>, DecodeError> {
+    /// A count, and so many of what `read` reads.
+    pub fn list<T>(
+        &mut self,
+        what: &str,
+        mut read: impl FnMut(&mut Reader) -> Result<T, DecodeError>,
+    ) -> Result<Vec<T>, DecodeError> {
         let count = self.u16(what)?;
-        (0..count)
-            .map(|_| {
-                Ok(Stretch {
-                    epoch: self.epoch(what)?,
-                    writer: self.node(what)?,
-                    from: self.position(what)?,
-                })
+        (0..count).map(|_| read(self)).collect()
+    }
+
+    pub fn lineage(&mut self, what: &str) -> Result<Vec<Stretch>, DecodeError> {
+        self.list(what, |r| {
+            Ok(Stretch {
+                epoch: r.epoch(what)?,
+                writer: r.node(what)?,
+                from: r.position(what)?,
             })
-            .collect()
+        })
+    }
+
+    /// Digests of extents, no more than a message may have.
+    pub fn digests(&mut self, what: &str) -> Result<Vec<u128>, DecodeError> {
+        let count = usize::from(self.u16(what)?);
+        if count > SYNC_EXTENTS_MAX {
+            return Err(malformed(format!(
+                "{what}: {count} extents, {SYNC_EXTENTS_MAX} at most"
+            )));
+        }
+        (0..count).map(|_| self.u128(what)).collect()
     }
 
     /// Whatever is left.
@@ -204,6 +223,14 @@ impl Writer {
             self.epoch(stretch.epoch)
                 .node(&stretch.writer)
                 .position(stretch.from);
+        }
+        self
+    }
+
+    pub fn digests(&mut self, v: &[u128]) -> &mut Writer {
+        self.u16(u16::try_from(v.len()).expect("at most SYNC_EXTENTS_MAX"));
+        for digest in v {
+            self.u128(*digest);
         }
         self
     }

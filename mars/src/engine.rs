@@ -12,8 +12,8 @@
 //!
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
-//! `ship.rs` is one, `resync.rs` compares disks, `role.rs` moves the primary, `takeover.rs` makes one, `guest.rs` answers guests,
-//! `promise.rs` says when a flush may be answered. After each
+//! `ship.rs` is one, `resync.rs` copies disks, `verify.rs` and `repair.rs` compare them, `role.rs` moves the primary,
+//! `takeover.rs` makes one, `guest.rs` answers guests, `promise.rs` says when a flush may be answered. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
 
@@ -32,6 +32,7 @@ use crate::lineage::{Position, Stretch};
 use crate::log::Log;
 use crate::meta::{Meta, SyncState};
 use crate::policy::Policy;
+use crate::repair::Repair;
 use crate::replay::{Replay, Scan};
 use crate::resync::Resync;
 use crate::role::HandOver;
@@ -39,6 +40,7 @@ use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
 use crate::track::Tracks;
+use crate::verify::Verify;
 use crate::watermark::Watermarks;
 use crate::writeback::Round;
 
@@ -171,6 +173,18 @@ pub(crate) enum Io {
         job: Checksum,
         overlay: Overlay,
     },
+    VerifyOwn {
+        at: Lsn,
+        overlay: Overlay,
+    },
+    Barrier {
+        link: LinkId,
+        at: Lsn,
+        overlay: Overlay,
+    },
+    CopyFlush {
+        id: u64,
+    },
 }
 
 /// What waits for a save of the meta.
@@ -185,6 +199,7 @@ pub(crate) enum Then {
     FreshReady,
     Decided { id: CommandId },
     PartialSaved,
+    CopyMarked { id: u64 },
 }
 
 /// A save under way.
@@ -233,6 +248,8 @@ pub struct Engine {
     pub(crate) resync: Option<Resync>,
     /// Pieces of full syncs begun so far: the name of the last.
     pub(crate) sync_pieces: u64,
+    pub(crate) verify: Option<Verify>,
+    pub(crate) repair: Repair,
     pub(crate) hand_over: Option<HandOver>,
     /// Operators who wait for this replica to serve after a takeover.
     pub(crate) taking_over: Vec<CommandId>,
@@ -268,6 +285,8 @@ impl Engine {
             settings: Settings::default(),
             granted: None,
             lineage: Vec::new(),
+            verify: None,
+            verified: Vec::new(),
         };
         let mut engine = Engine::new(now, config, meta);
         match role {
@@ -323,6 +342,8 @@ impl Engine {
             follow: Follow::new(now),
             resync: None,
             sync_pieces: 0,
+            verify: None,
+            repair: Repair::default(),
             hand_over: None,
             taking_over: Vec::new(),
             gate_micros_max: 0,
@@ -437,6 +458,13 @@ impl Engine {
             (Io::Checksum { job, overlay }, Event::VolumeRead { data, .. }) => {
                 self.checksum_read(job, overlay.compose(data));
             }
+            (Io::VerifyOwn { at, overlay }, Event::VolumeRead { data, .. }) => {
+                self.verify_own_read(at, overlay, data);
+            }
+            (Io::Barrier { link, at, overlay }, Event::VolumeRead { data, .. }) => {
+                self.barrier_read(link, at, overlay, data);
+            }
+            (Io::CopyFlush { id }, Event::VolumeFlushed { .. }) => self.copy_flushed(id),
             (io, event) => panic!("the driver answered {io:?} with {event:?}"),
         }
     }
@@ -459,12 +487,14 @@ impl Engine {
         self.pump_policy();
         self.pump_guests();
         self.pump_hand_over();
+        self.pump_verify();
         self.pump_round();
         self.pump_log();
         self.pump_tracks();
         self.pump_horizon();
         self.pump_follow();
         self.pump_resync();
+        self.pump_repair();
         self.pump_ship();
         self.pump_ack();
     }
@@ -483,6 +513,7 @@ impl Engine {
             self.resync_due(),
             self.policy_due,
             self.pace_due(),
+            self.verify_due(),
         ]
         .into_iter()
         .flatten()
@@ -541,6 +572,7 @@ impl Engine {
                 Then::FreshReady => self.fresh_ready(),
                 Then::Decided { id } => self.decided(id),
                 Then::PartialSaved => self.partial_saved(),
+                Then::CopyMarked { id } => self.copy_marked(id),
             }
         }
     }
@@ -566,6 +598,12 @@ impl Engine {
             Command::Secondary => self.start_step_down(id),
             Command::Checksum => self.start_checksum(id),
             Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),
+            Command::Verify {
+                repair,
+                bytes_per_second_max,
+                unix_seconds,
+            } => self.start_verify(id, repair, bytes_per_second_max, unix_seconds),
+            Command::VerifyCancel => self.cancel_verify(id),
         }
     }
 

@@ -12,6 +12,7 @@ use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
 use crate::settings::MaxLag;
+use crate::verify::VerifyRun;
 
 /// Names one guest request from acceptance to answer; chosen by the driver, unique while the request is open.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,6 +177,18 @@ pub enum Command {
         /// When a lag is alarming.
         max_lag: MaxLag,
     },
+    /// Compare all replicas while guests write; answered once that is durably begun, [`Status`](crate::Status) tells how
+    /// it goes. While a run is under way, it only takes the new settings.
+    Verify {
+        /// Copy what differs from the primary.
+        repair: bool,
+        /// Bytes to compare in a second at most; 0: as fast as it goes.
+        bytes_per_second_max: u64,
+        /// The wall clock now, in seconds since 1970.
+        unix_seconds: u64,
+    },
+    /// End the comparison, if one is under way.
+    VerifyCancel,
 }
 
 /// The good answer to a command.
@@ -595,6 +608,23 @@ pub enum Notice {
         at: Lsn,
         /// How.
         reason: String,
+    },
+    /// A comparison of all replicas has begun.
+    VerifyStarted {
+        /// End of the log at that moment.
+        from: Lsn,
+    },
+    /// A replica was found different from the others.
+    Difference {
+        /// Which.
+        node: NodeId,
+        /// Where; a number of whole extents.
+        range: SectorRange,
+    },
+    /// A comparison is over.
+    VerifyEnded {
+        /// How, and what was found.
+        run: Box<VerifyRun>,
     },
     /// The disk or log failed; the replica is out of service.
     Failed {

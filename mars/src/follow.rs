@@ -356,9 +356,12 @@ impl Engine {
             Message::Settings { settings } => self.adopt(settings),
             Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, settings),
             Message::Dirty { base, map } => self.told_dirty(base, map),
-            Message::Open { .. } | Message::Ack { .. } | Message::SyncRequest { .. } => {
-                self.close_follow(link)
-            }
+            Message::Repair { start } => self.told_to_repair(start),
+            Message::Open { .. }
+            | Message::Ack { .. }
+            | Message::SyncRequest { .. }
+            | Message::Digests { .. }
+            | Message::Repaired { .. } => self.close_follow(link),
         }
     }
 

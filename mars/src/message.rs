@@ -121,6 +121,25 @@ pub enum Message {
         /// The extents to compare.
         map: DirtyMap,
     },
+    /// Replica to primary: my digests of a piece at a barrier.
+    Digests {
+        /// End of the barrier's batch.
+        at: Lsn,
+        /// First sector of the piece.
+        start: SectorOffset,
+        /// xxh3-128 of each extent; `None` when I cannot tell now.
+        digests: Option<Vec<u128>>,
+    },
+    /// Primary to replica: the piece that begins here differs; ask for its extents as in a full sync.
+    Repair {
+        /// First sector of the piece.
+        start: SectorOffset,
+    },
+    /// Replica to primary: I have copied the piece that begins here.
+    Repaired {
+        /// First sector of the piece.
+        start: SectorOffset,
+    },
     /// Old primary to its successor: from this position on you are primary in this epoch.
     Grant {
         /// The new epoch; its term is the next one.
@@ -217,10 +236,7 @@ impl Message {
                     .u64(synced.0);
             }
             Message::SyncRequest { id, start, digests } => {
-                w.u8(8).u64(*id).u64(start.0).u16(digests.len() as u16);
-                for digest in digests {
-                    w.u128(*digest);
-                }
+                w.u8(8).u64(*id).u64(start.0).digests(digests);
             }
             Message::SyncReply { id, end, extents } => {
                 w.u8(9).u64(*id).lsn(*end).u16(extents.len() as u16);
@@ -243,6 +259,20 @@ impl Message {
             Message::Dirty { base, map } => {
                 w.u8(12).position(*base);
                 map.write(&mut w);
+            }
+            Message::Digests { at, start, digests } => {
+                w.u8(20)
+                    .lsn(*at)
+                    .u64(start.0)
+                    .option(digests.as_ref(), |w, digests| {
+                        w.digests(digests);
+                    });
+            }
+            Message::Repair { start } => {
+                w.u8(21).u64(start.0);
+            }
+            Message::Repaired { start } => {
+                w.u8(22).u64(start.0);
             }
         }
         w.into_bytes()
@@ -295,13 +325,7 @@ impl Message {
             },
             8 => {
                 let (id, start) = (r.u64("id")?, SectorOffset(r.u64("start")?));
-                let count = r.u16("extent count")?;
-                if usize::from(count) > SYNC_EXTENTS_MAX {
-                    return Err(malformed(format!(
-                        "sync request for {count} extents, {SYNC_EXTENTS_MAX} at most"
-                    )));
-                }
-                let digests = (0..count).map(|_| r.u128("digest")).collect::<Result<_, _>>()?;
+                let digests = r.digests("digests")?;
                 Message::SyncRequest { id, start, digests }
             }
             9 => {
@@ -331,6 +355,17 @@ impl Message {
             12 => Message::Dirty {
                 base: r.position("base")?,
                 map: DirtyMap::read(&mut r)?,
+            },
+            20 => Message::Digests {
+                at: r.lsn("at")?,
+                start: SectorOffset(r.u64("start")?),
+                digests: r.option("digests", |r| r.digests("digests"))?,
+            },
+            21 => Message::Repair {
+                start: SectorOffset(r.u64("start")?),
+            },
+            22 => Message::Repaired {
+                start: SectorOffset(r.u64("start")?),
             },
             other => return Err(malformed(format!("message kind {other} is unknown"))),
         };

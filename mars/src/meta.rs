@@ -3,18 +3,19 @@
 //! The driver keeps the encoded form in two slots and writes the older one, so that a torn write leaves the other.
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, VolumeId};
+use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, SectorRange, VolumeId};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::lineage::{Position, Stretch};
 use crate::record::crc32c;
 use crate::settings::Settings;
+use crate::verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};
 
 /// Stretches of history kept; older ones are forgotten (a replica that far back needs a full sync anyway).
 pub const LINEAGE_MAX: usize = 256;
 
 /// Encoded size never exceeds this: one slot.
-pub const META_BYTES_MAX: usize = 32 * 1024;
+pub const META_BYTES_MAX: usize = 64 * 1024;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PDM2");
 
@@ -51,6 +52,10 @@ pub struct Meta {
     pub granted: Option<Granted>,
     /// Who wrote which stretch of the log, oldest first.
     pub lineage: Vec<Stretch>,
+    /// As primary: the comparison under way, or the last one.
+    pub verify: Option<VerifyRun>,
+    /// When each member was last found equal to the others.
+    pub verified: Vec<(NodeId, Verified)>,
 }
 
 /// A primary role given away.
@@ -127,6 +132,11 @@ impl Meta {
             w.node(&granted.to).epoch(granted.epoch).position(granted.at);
         });
         w.lineage(&self.lineage);
+        w.option(self.verify.as_ref(), encode_run);
+        w.u16(self.verified.len() as u16);
+        for (node, verified) in &self.verified {
+            w.node(node).lsn(verified.from).u64(verified.unix_seconds);
+        }
         let body = w.into_bytes();
         let mut out = Writer::default();
         out.u32(MAGIC)
@@ -191,8 +201,73 @@ impl Meta {
                 })
             })?,
             lineage: r.lineage("lineage")?,
+            verify: r.option("verify", decode_run)?,
+            verified: r.list("verified", |r| Ok((r.node("node")?, decode_verified(r)?)))?,
         };
         r.finish("meta")?;
         Ok(meta)
     }
+}
+
+fn encode_run(w: &mut Writer, run: &VerifyRun) {
+    w.lsn(run.began.from).u64(run.began.unix_seconds).u64(run.next.0);
+    w.bool(run.repair).u64(run.bytes_per_second_max);
+    w.u16(run.nodes.len() as u16);
+    for node in &run.nodes {
+        w.node(&node.node)
+            .bool(node.left_out)
+            .u64(node.different_bytes)
+            .u64(node.repaired_bytes);
+    }
+    w.u16(run.differences.len() as u16);
+    for difference in &run.differences {
+        let range = difference.range;
+        w.node(&difference.node).u64(range.start.0).u64(range.count.0);
+        w.bool(difference.repaired);
+    }
+    w.u8(match run.ended {
+        None => 0,
+        Some(VerifyEnd::Finished) => 1,
+        Some(VerifyEnd::Cancelled) => 2,
+        Some(VerifyEnd::RoleMoved) => 3,
+    });
+}
+
+fn decode_verified(r: &mut Reader) -> Result<Verified, DecodeError> {
+    Ok(Verified {
+        from: r.lsn("verified from")?,
+        unix_seconds: r.u64("verified at")?,
+    })
+}
+
+fn decode_run(r: &mut Reader) -> Result<VerifyRun, DecodeError> {
+    Ok(VerifyRun {
+        began: decode_verified(r)?,
+        next: SectorOffset(r.u64("compared")?),
+        repair: r.bool("repair")?,
+        bytes_per_second_max: r.u64("rate")?,
+        nodes: r.list("nodes", |r| {
+            Ok(VerifyNode {
+                node: r.node("node")?,
+                left_out: r.bool("left out")?,
+                different_bytes: r.u64("different")?,
+                repaired_bytes: r.u64("repaired")?,
+            })
+        })?,
+        differences: r.list("differences", |r| {
+            let (node, start, count) = (r.node("node")?, r.u64("start")?, r.u64("count")?);
+            Ok(Difference {
+                node,
+                range: SectorRange::new(start, count).ok_or_else(|| malformed("a difference overflows"))?,
+                repaired: r.bool("repaired")?,
+            })
+        })?,
+        ended: match r.u8("verify end")? {
+            0 => None,
+            1 => Some(VerifyEnd::Finished),
+            2 => Some(VerifyEnd::Cancelled),
+            3 => Some(VerifyEnd::RoleMoved),
+            other => return Err(malformed(format!("verify end {other} is unknown"))),
+        },
+    })
 }

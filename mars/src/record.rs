@@ -18,6 +18,8 @@
 //!           2 discard     start, count in sectors; reads as zeroes afterwards
 //!           3 zeroes      start, count in sectors; flags bit 0: the space may be given back
 //!           4 epoch       first record of an epoch; data = count bytes, the writer's node name
+//!           5 barrier     start, count in sectors; everybody digests them as they are at the end of the batch
+//!           6 verified    start = unix seconds; data = count bytes: lsn u64, nodes u16, names; found equal since then
 //! ```
 //!
 //! Little-endian throughout. The digest of a batch is xxh3-128 of all its bytes; since they hold the digest of its
@@ -28,8 +30,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use model::units::SECTOR_BYTES;
 use model::{Epoch, Lsn, NodeId, SectorRange, VolumeId};
 
+use crate::codec::{DecodeError, Reader, Writer};
 use crate::lineage::{Digest, Position};
 use crate::museum::{self, Mutant};
+use crate::verify::Verified;
 
 /// Bytes of a batch's header.
 pub const HEADER_BYTES: usize = 96;
@@ -44,7 +48,7 @@ pub const BATCH_PAYLOAD_GOAL_BYTES: usize = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 3 << 20;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PDB1");
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 const TABLE_ENTRY_BYTES: usize = 16;
 const FLAG_UNMAP: u8 = 1;
 
@@ -80,25 +84,47 @@ pub enum Record {
         /// Who writes it.
         writer: NodeId,
     },
+    /// Everybody digests this piece as it is at the end of the batch.
+    Barrier {
+        /// Which.
+        range: SectorRange,
+    },
+    /// These replicas were found equal.
+    Verified {
+        /// When the comparison began.
+        began: Verified,
+        /// Which.
+        nodes: Vec<NodeId>,
+    },
 }
 
 impl Record {
+    /// The piece, if this is a barrier.
+    pub fn barrier(&self) -> Option<SectorRange> {
+        match self {
+            Record::Barrier { range } => Some(*range),
+            _ => None,
+        }
+    }
+
+    /// What it changes of the contents, and to what: zeroes where there are no bytes.
+    pub fn change(&self) -> Option<(SectorRange, Option<&Bytes>)> {
+        match self {
+            Record::Write { range, data } => Some((*range, Some(data))),
+            Record::Discard { range } | Record::Zeroes { range, .. } => Some((*range, None)),
+            Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } => None,
+        }
+    }
+
     /// Bytes of contents that it carries.
     pub fn data_bytes(&self) -> u64 {
-        match self {
-            Record::Write { data, .. } => data.len() as u64,
-            Record::Discard { .. } | Record::Zeroes { .. } | Record::Epoch { .. } => 0,
-        }
+        let data = self.change().and_then(|(_, data)| data);
+        data.map_or(0, |data| data.len() as u64)
     }
 
     /// The sectors it changes; `None` for one that changes none.
     pub fn range(&self) -> Option<SectorRange> {
-        match self {
-            Record::Write { range, .. } | Record::Discard { range } | Record::Zeroes { range, .. } => {
-                Some(*range)
-            }
-            Record::Epoch { .. } => None,
-        }
+        self.change().map(|(range, _)| range)
     }
 }
 
@@ -276,6 +302,24 @@ impl Batch {
                         writer: NodeId::new(name).map_err(|e| bad(e.to_string()))?,
                     }
                 }
+                5 => Record::Barrier { range: range()? },
+                6 => {
+                    let mut fields = Reader::new(take(u64::from(count))?);
+                    let mut read = || -> Result<Record, DecodeError> {
+                        let began = Verified {
+                            from: fields.lsn("verified from")?,
+                            unix_seconds: start,
+                        };
+                        let count = fields.u16("nodes")?;
+                        let nodes = (0..count)
+                            .map(|_| fields.node("node"))
+                            .collect::<Result<_, _>>()?;
+                        Ok(Record::Verified { began, nodes })
+                    };
+                    let record = read().map_err(|e| bad(e.to_string()))?;
+                    fields.finish("verified").map_err(|e| bad(e.to_string()))?;
+                    record
+                }
                 other => return Err(bad(format!("record kind {other} is unknown"))),
             });
         }
@@ -344,6 +388,18 @@ impl BatchBuilder {
             Record::Epoch { writer } => {
                 let name = Bytes::copy_from_slice(writer.as_str().as_bytes());
                 (4, 0, name.len() as u64, 0, name)
+            }
+            Record::Barrier { range } => (5, 0, range.count.0, range.start.0, Bytes::new()),
+            Record::Verified { began, nodes } => {
+                let mut fields = Writer::default();
+                fields
+                    .lsn(began.from)
+                    .u16(u16::try_from(nodes.len()).expect("members are few"));
+                nodes.iter().for_each(|node| {
+                    fields.node(node);
+                });
+                let fields = fields.into_bytes().freeze();
+                (6, 0, fields.len() as u64, began.unix_seconds, fields)
             }
         };
         self.table.put_u8(kind);
@@ -446,6 +502,17 @@ mod tests {
             Record::Zeroes {
                 range: range(0, 1),
                 unmap: true,
+            },
+            Record::Barrier { range: range(8, 4) },
+            Record::Verified {
+                began: Verified {
+                    from: Lsn(512),
+                    unix_seconds: 1_800_000_000,
+                },
+                nodes: vec![
+                    NodeId::new("h1").expect("valid"),
+                    NodeId::new("h2").expect("valid"),
+                ],
             },
         ];
         let mut builder = BatchBuilder::default();

@@ -78,6 +78,7 @@ impl Engine {
     /// Accepts a batch that continues the log.
     pub(crate) fn accept(&mut self, batch: &Batch) -> (Position, Epoch) {
         for record in &batch.records {
+            self.note_verified(record);
             if let Record::Epoch { writer } = record {
                 let from = Position {
                     lsn: batch.header.lsn,
@@ -246,12 +247,16 @@ impl Engine {
                 Ok(batch) if batch.end.lsn > limit => break,
                 Ok(batch) => {
                     rest = rest.slice(batch.header.batch_bytes as usize..);
+                    let barriers: Vec<_> = batch.records.iter().filter_map(Record::barrier).collect();
                     batch
                         .records
                         .into_iter()
                         .filter(|record| !is_lost(record))
                         .for_each(|record| self.enter_shadow(record));
                     self.replay.loaded = batch.end;
+                    for range in barriers {
+                        self.barrier_reached(batch.end.lsn, range);
+                    }
                 }
                 Err(BatchError::Incomplete { need, .. }) if bytes.len() == bytes_max => {
                     self.replay.batch_bytes = need;
@@ -269,7 +274,7 @@ impl Engine {
             Record::Discard { range } | Record::Zeroes { range, .. } => {
                 self.shadow.active.insert(range, VolumeData::Zeroes);
             }
-            Record::Epoch { .. } => {}
+            Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } => {}
         }
     }
 

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 
+use bytes::Bytes;
 use model::{Lsn, NodeId, SectorCount, SectorOffset, SectorRange, Tick};
 
 use crate::dirty::DirtyMap;
@@ -106,6 +107,34 @@ fn slice(data: &VolumeData, whole: SectorRange, part: SectorRange) -> VolumeData
     }
 }
 
+/// The digest of each extent of `range`, whose contents are `data`.
+pub(crate) fn digests_of(data: &VolumeData, range: SectorRange) -> Vec<u128> {
+    extents(range)
+        .map(|part| digest_of(&slice(data, range, part), part.len_bytes()))
+        .collect()
+}
+
+/// One extent to write; no data means zeroes.
+pub(crate) type Write = (SectorRange, Vec<Bytes>);
+
+/// What an answer about the extents of `range` asks to be written; `None` when it is not one about them.
+pub(crate) fn writes_of(range: SectorRange, answers: Vec<SyncExtent>) -> Option<Vec<Write>> {
+    let parts: Vec<SectorRange> = extents(range).collect();
+    let fits = |(part, answer): (&SectorRange, &SyncExtent)| match answer {
+        SyncExtent::Data(data) => data.len() as u64 == part.len_bytes(),
+        SyncExtent::Same | SyncExtent::Zeroes => true,
+    };
+    if parts.len() != answers.len() || !parts.iter().zip(&answers).all(fits) {
+        return None;
+    }
+    let write = |(part, answer)| match answer {
+        SyncExtent::Same => None,
+        SyncExtent::Zeroes => Some((part, Vec::new())),
+        SyncExtent::Data(data) => Some((part, vec![data])),
+    };
+    Some(parts.into_iter().zip(answers).filter_map(write).collect())
+}
+
 fn is_zeroes(data: &VolumeData) -> bool {
     match data {
         VolumeData::Zeroes => true,
@@ -139,11 +168,11 @@ impl Engine {
                 .values()
                 .any(|piece| piece.step != Step::Settled && piece.range.overlaps(range))
         });
-        asked || self.is_copying(range)
+        asked || self.is_locked_by_repair(range) || self.is_copying(range)
     }
 
     /// Whether a copy, perhaps of a stream that is no more, has still to land on a part of `range`.
-    fn is_copying(&self, range: SectorRange) -> bool {
+    pub(crate) fn is_copying(&self, range: SectorRange) -> bool {
         self.io
             .values()
             .any(|io| matches!(io, Io::SyncWrite { range: copying, .. } if copying.overlaps(range)))
@@ -193,6 +222,7 @@ impl Engine {
     pub(crate) fn stop_resync(&mut self) {
         // Answers that still come find no piece of theirs; a copy half written is copied again once it has landed.
         self.resync = None;
+        self.stop_repair();
     }
 
     pub(crate) fn pump_resync(&mut self) {
@@ -281,6 +311,9 @@ impl Engine {
     }
 
     pub(crate) fn sync_own_read(&mut self, start: SectorOffset, id: u64, data: VolumeData) {
+        if self.is_repair(id) {
+            return self.copy_own_read(id, &data);
+        }
         let Some(link) = self.follow.source_link() else {
             return;
         };
@@ -289,14 +322,15 @@ impl Engine {
         };
         piece.step = Step::Asked;
         let range = piece.range;
-        let digests = extents(range)
-            .map(|part| digest_of(&slice(&data, range, part), part.len_bytes()))
-            .collect();
+        let digests = digests_of(&data, range);
         let message = Message::SyncRequest { id, start, digests };
         self.effects.push_back(Effect::Send { link, message });
     }
 
     pub(crate) fn sync_replied(&mut self, id: u64, reply_end: Lsn, answers: Vec<SyncExtent>) {
+        if self.is_repair(id) {
+            return self.copy_replied(id, reply_end, answers);
+        }
         let Some(resync) = &mut self.resync else { return };
         let Some(piece) = resync
             .pieces
@@ -306,27 +340,12 @@ impl Engine {
             return;
         };
         let range = piece.range;
-        let parts: Vec<SectorRange> = extents(range).collect();
-        let fits = |(part, answer): (&SectorRange, &SyncExtent)| match answer {
-            SyncExtent::Data(data) => data.len() as u64 == part.len_bytes(),
-            SyncExtent::Same | SyncExtent::Zeroes => true,
-        };
-        if parts.len() != answers.len() || !parts.iter().zip(&answers).all(fits) {
-            // Not what was asked: this piece is never settled, so the replica never claims to be whole.
+        // Not what was asked: this piece is never settled, so the replica never claims to be whole.
+        let Some(writes) = writes_of(range, answers) else {
             return;
-        }
-        let mut writes = Vec::new();
-        let mut copied = 0;
-        for (part, answer) in parts.into_iter().zip(answers) {
-            match answer {
-                SyncExtent::Same => {}
-                SyncExtent::Zeroes => writes.push((part, Vec::new())),
-                SyncExtent::Data(data) => {
-                    copied += part.len_bytes();
-                    writes.push((part, vec![data]));
-                }
-            }
-        }
+        };
+        let with_data = writes.iter().filter(|(_, data)| !data.is_empty());
+        let copied: u64 = with_data.map(|(part, _)| part.len_bytes()).sum();
         piece.step = if writes.is_empty() {
             Step::Settled
         } else {
@@ -354,6 +373,9 @@ impl Engine {
     }
 
     pub(crate) fn sync_written(&mut self, start: SectorOffset, id: u64) {
+        if self.is_repair(id) {
+            return self.copy_written(id);
+        }
         let Some(piece) = self.piece(start, id) else {
             return;
         };

@@ -18,6 +18,7 @@ use crate::meta::{Granted, SyncState};
 use crate::museum::{self, Mutant};
 use crate::record::Record;
 use crate::settings::Settings;
+use crate::verify::VerifyEnd;
 
 /// The gate closes once the successor lacks no more than this.
 const GATE_LAG_BYTES: u64 = 1 << 20;
@@ -252,6 +253,7 @@ impl Engine {
         self.note_gate(gate_micros);
         self.meta.role = Role::Secondary;
         self.phase = Phase::Demoting;
+        self.end_verify(VerifyEnd::RoleMoved);
         if museum::is(Mutant::GrantedTooEarly) {
             self.save(Then::Nothing);
             return self.demotion_saved();

@@ -182,6 +182,16 @@ impl Engine {
                         && committed >= self.meta.trimmed;
                 }
                 Message::SyncRequest { id, start, digests } => self.sync_asked(link, id, start, digests),
+                Message::Digests { at, start, digests } => {
+                    if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
+                        self.verify_answered(node, at, start, digests);
+                    }
+                }
+                Message::Repaired { start } => {
+                    if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
+                        self.verify_repaired(&node, start);
+                    }
+                }
                 _ => self.close_ship(link),
             },
         }
@@ -344,6 +354,7 @@ impl Engine {
         let fresh = !matches!(begin, Begin::Going);
         ship.partial_wanted = false;
         ship.dirty_owed = base.map(|_| from.lsn);
+        let node = peer.clone();
         let heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
         let nothing = (Lsn(0), Lsn(0));
         ship.stream = Some(Stream {
@@ -363,6 +374,7 @@ impl Engine {
                 ..Peer::remembered(durable)
             };
         }
+        self.verify_reopened(&node);
         let lineage = self
             .meta
             .lineage

@@ -7,6 +7,7 @@ use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::settings::Settings;
+use crate::verify::{Verified, VerifyRun};
 use crate::watermark::Watermarks;
 
 /// One replica as it sees itself and, as primary, its peers.
@@ -48,6 +49,10 @@ pub struct Status {
     pub late_micros: Option<u64>,
     /// As primary: what guests may write now because of that, in bytes per second.
     pub pace_bytes_per_second: Option<u64>,
+    /// When this replica was last found equal to the others.
+    pub verified: Option<Verified>,
+    /// As primary: the comparison under way, or the last one.
+    pub verify: Option<VerifyRun>,
     /// As primary: the other members.
     pub peers: Vec<PeerStatus>,
 }
@@ -84,6 +89,8 @@ pub struct PeerStatus {
     pub synced: SectorOffset,
     /// Its log was given up: so many sectors will be compared when it comes back.
     pub dirty: Option<SectorCount>,
+    /// When it was last found equal to the others.
+    pub verified: Option<Verified>,
 }
 
 /// A replica that was behind for less than this is up to date: under load some bytes are always on their way.
@@ -122,6 +129,10 @@ impl Engine {
             short_micros: since(self.policy.short_since),
             late_micros: since(self.policy.late_since),
             pace_bytes_per_second: self.pace.per_second(),
+            verified: self.last_verified(&self.config.node),
+            verify: (self.meta.role == Role::Primary)
+                .then(|| self.meta.verify.clone())
+                .flatten(),
             peers,
         }
     }
@@ -183,6 +194,11 @@ impl Engine {
         }
     }
 
+    fn last_verified(&self, node: &NodeId) -> Option<Verified> {
+        let known = self.meta.verified.iter().find(|(known, _)| known == node);
+        known.map(|(_, verified)| *verified)
+    }
+
     fn peer_status(&self, now: Tick, node: &NodeId, peer: &crate::ship::Peer) -> PeerStatus {
         let sent = self.sent_to(peer);
         let lag_bytes = self.marks.appended().since(peer.committed);
@@ -203,6 +219,7 @@ impl Engine {
             lag_micros,
             synced: peer.synced,
             dirty: self.tracks.get(node).map(|track| track.map.dirty()),
+            verified: self.last_verified(node),
         }
     }
 }

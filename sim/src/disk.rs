@@ -269,6 +269,19 @@ impl Disk {
         self.find_holes();
     }
 
+    /// Turns a bit of a sector of the volume, durably; what the sector held before and holds now. `None` where something
+    /// waits to be flushed.
+    pub fn rot(&mut self, sector: u64, byte: u64, bit: u8) -> Option<(Vec<u8>, Vec<u8>)> {
+        let at = sector * SECTOR as u64;
+        if !self.volume.is_flushed(at) {
+            return None;
+        }
+        let good = self.volume.read(at, SECTOR).to_vec();
+        self.volume.turn(at + byte, bit);
+        self.holes[sector as usize] = false;
+        Some((good, self.volume.read(at, SECTOR).to_vec()))
+    }
+
     /// Operations that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.iter().map(VecDeque::len).sum()

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use bytes::Bytes;
 use mars::record::{Batch, Header, Record};
 use mars::{Digest, Position};
-use model::{Epoch, Lsn, SectorRange};
+use model::{Epoch, Lsn};
 use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::stamp;
@@ -146,10 +146,8 @@ impl History {
     }
 
     fn apply(&mut self, record: &Record, end: Lsn) -> Result<(), String> {
-        let (range, data): (SectorRange, Option<&Bytes>) = match record {
-            Record::Write { range, data } => (*range, Some(data)),
-            Record::Discard { range } | Record::Zeroes { range, .. } => (*range, None),
-            Record::Epoch { .. } => return Ok(()),
+        let Some((range, data)) = record.change() else {
+            return Ok(());
         };
         for (i, sector) in (range.start.0..range.end().0).enumerate() {
             let stamp = match data {

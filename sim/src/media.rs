@@ -167,7 +167,13 @@ impl Media {
         !self.flipped.is_empty()
     }
 
-    fn turn(&mut self, at: u64, bit: u8) {
+    /// Whether a sector would survive a power cut as it is.
+    pub fn is_flushed(&self, at: u64) -> bool {
+        !self.unflushed.contains_key(&at)
+    }
+
+    /// Turns one bit, durably, and forgets about it.
+    pub fn turn(&mut self, at: u64, bit: u8) {
         let place = self.range(at, 1);
         self.bytes[place].iter_mut().for_each(|byte| *byte ^= 1 << bit);
     }

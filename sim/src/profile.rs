@@ -25,6 +25,9 @@ pub(crate) enum Trouble {
     JoinStruck,
     Leave,
     Checksum,
+    /// A bit turns on a disk.
+    Rot,
+    Verify,
     Mood,
     Mode,
 }
@@ -46,6 +49,8 @@ impl Trouble {
         (Trouble::JoinStruck, 4),
         (Trouble::Leave, 3),
         (Trouble::Checksum, 6),
+        (Trouble::Rot, 4),
+        (Trouble::Verify, 8),
         (Trouble::Mood, 6),
         (Trouble::Mode, 6),
     ];

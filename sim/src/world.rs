@@ -5,6 +5,7 @@ mod check;
 mod faults;
 mod perform;
 mod promise;
+mod verify;
 
 pub(crate) use check::SETTLE_MICROS_MAX;
 
@@ -29,7 +30,7 @@ use crate::trace::Trace;
 use promise::Promised;
 
 /// More happenings than any run needs: an engine that makes the world go round without getting anywhere.
-const HAPPENINGS_MAX: u64 = 5_000_000;
+const HAPPENINGS_MAX: u64 = 20_000_000;
 
 /// Effects of one engine in one batch; more would never end.
 const EFFECTS_MAX: usize = 100_000;
@@ -117,6 +118,8 @@ struct Node {
     starting: bool,
     /// When its replica was last thrown away.
     thrown_away: Option<Tick>,
+    /// Bits that turned on its volume's disk.
+    rots: Vec<verify::Rot>,
 }
 
 /// Figures of a run.
@@ -166,6 +169,7 @@ pub struct World {
     chaos_until: Tick,
     counts: BTreeMap<&'static str, u64>,
     notices: Vec<(usize, Notice)>,
+    verifying: Option<verify::Verifying>,
     /// Longest time at the gate of a hand-over, in microseconds.
     gate_micros_max: u64,
     /// What befell hosts here and has not been told to the other volumes of the cluster.
@@ -207,6 +211,7 @@ impl World {
             promised: BTreeMap::new(),
             counts: BTreeMap::new(),
             notices: Vec::new(),
+            verifying: None,
             gate_micros_max: 0,
             befallen: Vec::new(),
         };
@@ -267,6 +272,7 @@ impl World {
             told_damage: false,
             starting: self.members.contains(&index),
             thrown_away: None,
+            rots: Vec::new(),
         });
         if self.members.contains(&index) {
             self.schedule(1, Happening::Start { node: index });

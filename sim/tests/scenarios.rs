@@ -347,3 +347,73 @@ fn guests_are_slowed_down_while_a_replica_is_too_far_behind_and_never_stand_stil
     });
     assert!(slowed > 20, "{slowed}");
 }
+
+/// Waits until no comparison is under way.
+fn compared(world: &mut World) -> Result<(), Violation> {
+    let ended = |w: &World| {
+        let serving = w.primary().and_then(|node| w.status(node));
+        serving.is_some_and(|s| s.verify.as_ref().is_some_and(|run| !run.is_active()))
+    };
+    assert!(world.run_until(80 * SECOND, ended)?, "a comparison never ends");
+    Ok(())
+}
+
+#[test]
+fn rot_is_found_and_repaired_while_guests_write() {
+    let found = lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        for round in 0..12 {
+            let victim = 1 + round % 2;
+            world.kill(victim);
+            world.rot(victim);
+            world.start_after(victim, SECOND / 100);
+            replicated(world, &[0, 1, 2])?;
+            if round % 3 == 0 {
+                world.slow_disk(victim, 20);
+            }
+            world.verify(0, true, 0).expect("it is up");
+            if round % 4 == 3 {
+                // In the middle of the copy, or near it.
+                world.run_for(2000 * round as u64)?;
+                world.kill(victim);
+                world.start_after(victim, SECOND / 50);
+            }
+            compared(world)?;
+            world.slow_disk(victim, 1);
+        }
+        world.settle()?;
+        let known = world.status(1).and_then(|s| s.verified);
+        assert!(known.is_some(), "every replica remembers");
+        Ok(count(world, |n| matches!(n, Notice::Difference { .. })))
+    });
+    assert!(found > 100, "{found} differences");
+}
+
+#[test]
+fn a_comparison_goes_on_after_restarts_and_ends_with_the_role() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        // 256 KiB at 64 KiB/s: it lives through what follows.
+        world.verify(0, false, 64 << 10).expect("it is up");
+        for node in [1, 0] {
+            world.run_for(SECOND)?;
+            world.kill(node);
+            world.start_after(node, SECOND / 10);
+            replicated(world, &[0, 1])?;
+        }
+        compared(world)?;
+        let run = world.status(0).and_then(|s| s.verify.clone()).expect("kept");
+        assert_eq!(run.ended, Some(mars::VerifyEnd::Finished));
+        assert_eq!(run.equal_nodes().len(), 2);
+        world.verify(0, false, 64 << 10).expect("it is up");
+        world.run_for(SECOND)?;
+        world.hand_over(0, 1, SECOND).expect("it is up");
+        assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(1))?);
+        let ended = |n: &Notice| matches!(n, Notice::VerifyEnded { run } if run.ended == Some(mars::VerifyEnd::RoleMoved));
+        assert_eq!(count(world, ended), 1);
+        world.settle()?;
+        let known = world.status(1).and_then(|s| s.verified);
+        assert!(known.is_some(), "found equal before the role moved");
+        Ok(0)
+    });
+}

@@ -141,6 +141,8 @@ mod tests {
             settings: mars::Settings::default(),
             granted: None,
             lineage: Vec::new(),
+            verify: None,
+            verified: Vec::new(),
         }
     }
 

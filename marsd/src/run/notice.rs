@@ -77,6 +77,14 @@ pub(crate) fn log(notice: Notice) {
         }
         Notice::SplitBrain { peer } => error!(%peer, "histories have parted (split brain)"),
         Notice::DefectiveLog { at, reason } => error!(at = at.0, reason, "the log is damaged"),
+        Notice::VerifyStarted { from } => info!(from = from.0, "comparison of all replicas has begun"),
+        Notice::Difference { node, range } => error!(%node, %range, "a replica differs from the others"),
+        Notice::VerifyEnded { run } => {
+            let sum = |figure: fn(&mars::VerifyNode) -> u64| Bytes(run.nodes.iter().map(figure).sum());
+            let different = sum(|node| node.different_bytes);
+            let repaired = sum(|node| node.repaired_bytes);
+            info!(end = ?run.ended, %different, %repaired, "comparison of all replicas has ended");
+        }
         Notice::Failed { error } => error!(%error, "out of service: disk or log failed"),
     }
 }

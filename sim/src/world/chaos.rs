@@ -136,6 +136,30 @@ impl World {
             Trouble::Checksum => {
                 self.checksum(node);
             }
+            Trouble::Rot => {
+                let down = self.rng.chance(50) && self.meta(node).is_some_and(|m| m.role == Role::Secondary);
+                if down && self.nothing_is_handed_over() {
+                    self.kill(node);
+                    self.rot(node);
+                    self.come_back(node);
+                } else {
+                    self.rot(node);
+                }
+            }
+            Trouble::Verify => {
+                let primary = self.serving().first().copied().filter(|_| self.rng.chance(90));
+                let repair = self.rng.chance(60);
+                let rate = if self.rng.chance(50) {
+                    0
+                } else {
+                    self.rng.spread(16 << 10, 8 << 20)
+                };
+                if self.rng.chance(8) {
+                    self.cancel_verify(primary.unwrap_or(node));
+                } else {
+                    self.verify(primary.unwrap_or(node), repair, rate);
+                }
+            }
             Trouble::Mood => self.change_mood(),
             Trouble::Mode => self.change_mode(),
         }
@@ -147,7 +171,7 @@ impl World {
     }
 
     /// Whether nobody is about to become primary: a grant under way could make a secondary the only one that matters.
-    fn nothing_is_handed_over(&self) -> bool {
+    pub(super) fn nothing_is_handed_over(&self) -> bool {
         let asked = self
             .commands
             .values()
@@ -207,8 +231,8 @@ impl World {
 
     /// Asks whoever serves, seldom somebody else, to give its role to `to`; returns who was asked.
     fn try_hand_over(&mut self, to: usize) -> Option<usize> {
-        // A replica with a damaged log that nobody has found yet must not become the only one.
-        if self.nodes.iter().any(|node| node.disk.log.is_damaged()) {
+        // A replica with damage that nobody has found yet must not become the only one.
+        if !self.all_are_sound() {
             return None;
         }
         let members: Vec<usize> = self.members.iter().copied().collect();

@@ -170,6 +170,7 @@ impl World {
         }
         // The damage is known; what is asked here is whether it was kept away from the disk.
         disk.log.repair();
+        self.mend(node, &mut disk);
         self.count("checks: inspections");
         self.recover(&meta, disk)
             .map_err(|what| self.violation(Some(node), what))
@@ -256,7 +257,14 @@ impl World {
             self.replace(node);
         }
         self.want_no_more_replicas_than_there_are();
-        self.is_at_rest()
+        if !self.is_at_rest() {
+            return false;
+        }
+        let rotten = self.members.iter().any(|node| self.is_rotten(*node));
+        match self.primary() {
+            Some(primary) if rotten => self.verify(primary, true, 0).is_none(),
+            _ => true,
+        }
     }
 
     fn never_rests(&self) -> Violation {
@@ -326,6 +334,7 @@ impl World {
                             && status.short_micros.is_none()
                             && status.late_micros.is_none()
                             && status.shadow_bytes == 0
+                            && status.verify.as_ref().is_none_or(|run| !run.is_active())
                     })
             })
     }
@@ -376,10 +385,8 @@ impl World {
 }
 
 fn lay(record: &Record, contents: &mut [u8]) {
-    let (range, data) = match record {
-        Record::Write { range, data } => (range, Some(data)),
-        Record::Discard { range } | Record::Zeroes { range, .. } => (range, None),
-        Record::Epoch { .. } => return,
+    let Some((range, data)) = record.change() else {
+        return;
     };
     let place = &mut contents[range.start.bytes() as usize..range.end().bytes() as usize];
     match data {

@@ -29,6 +29,7 @@ impl World {
         place.status = None;
         place.inbox.clear();
         place.disk.kill(&mut self.rng);
+        self.watch_rots(node);
         let ended = (node, self.nodes[node].boot);
         self.guest.lost(ended);
         self.commands
@@ -60,6 +61,7 @@ impl World {
             }
         }
         self.nodes[node].disk.power_cut(&mut self.rng);
+        self.watch_rots(node);
         let primary = match self.meta(node) {
             Some(meta) => meta.role == Role::Primary,
             None => matches!(self.nodes[node].birth, Birth::Primary { .. }),
@@ -230,6 +232,7 @@ impl World {
         place.birth = Birth::Secondary;
         place.told_damage = false;
         place.thrown_away = Some(self.now);
+        self.watch_rots(node);
     }
 
     fn tell_all(&mut self) {

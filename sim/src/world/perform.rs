@@ -70,6 +70,9 @@ impl World {
             let micros = self.rng.spread(1, 60);
             self.deliver(micros, node, event);
         }
+        if lane == Lane::Volume {
+            self.watch_rots(node);
+        }
         self.work_lane(node, lane);
         // What is durable in the wrong order shows right after a save of the meta, and not for long.
         let becomes_whole = !was_whole && self.nodes[node].disk.is_whole;
@@ -334,7 +337,7 @@ impl World {
             Ok(Answer::TookOver { .. }) => self.count("operators: takeover done"),
             Ok(Answer::Checksum { digest, from, to }) => {
                 self.count("operators: checksum done");
-                if from == to {
+                if from == to && !self.is_rotten(node) {
                     self.count("checks: digests compared");
                     if digest != self.history.digest_at(from) {
                         let what = format!(
@@ -402,6 +405,9 @@ impl World {
                 self.nodes[node].told_damage = true;
                 self.count("engine: damaged logs found");
             }
+            Notice::VerifyStarted { .. } => self.verify_started(),
+            Notice::Difference { node: other, range } => self.difference_told(node, other, *range)?,
+            Notice::VerifyEnded { run } => self.verify_ended(node, run)?,
             Notice::Failed { error } => {
                 return Err(self.violation(Some(node), format!("goes out of service: {error}")));
             }
