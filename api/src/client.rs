@@ -19,9 +19,9 @@ use crate::error::{ApiError, ErrorBody, ErrorKind};
 use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
     AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList,
-    IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, Migrate, Node, NodeList, OnNode, PoolInfo,
-    PoolInit, RemoveNode, RemoveVg, SCHEMA, Status, Token, Verify, Versioned, VgList, Volume, VolumeList,
-    VolumeLog,
+    IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList,
+    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, SCHEMA, Status, Token, Verify, Versioned, VgList,
+    Volume, VolumeList, VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -170,8 +170,13 @@ impl Client {
     }
 
     /// Hand the primary role over to a node.
-    pub async fn volume_primary(&self, name: &str, request: &OnNode) -> Result<Changed, ApiError> {
+    pub async fn volume_primary(&self, name: &str, request: &MakePrimary) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/primary"), request).await
+    }
+
+    /// Let the primary step down; nobody serves guests afterwards.
+    pub async fn volume_secondary(&self, name: &str, request: &Change) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/secondary"), request).await
     }
 
     /// Open a door.

@@ -48,6 +48,12 @@ pub enum Call {
         /// PEM of its key.
         key_pem: String,
     },
+    /// Certificates of nodes that were removed from the pool: no link to or from them; those that exist are cut. Kept by marsd
+    /// until replaced.
+    Revoked {
+        /// Serial numbers of certificates, in hex; all of them, not only new ones.
+        serials: Vec<String>,
+    },
     /// Take care of a replica from now on. An existing one of the same id must agree in size and disk.
     VolumeCreate {
         /// Volume id.
@@ -301,6 +307,8 @@ pub struct HostStatus {
     pub peer_addr: Option<String>,
     /// Program version.
     pub program_version: String,
+    /// Serial numbers of revoked certificates, in order.
+    pub revoked: Vec<String>,
     /// Every volume it knows.
     pub volumes: Vec<VolumeStatus>,
 }

@@ -20,8 +20,8 @@ pub use node::{
 pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
-    Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRow, OnNode, ReplicaRow,
-    Verify, Volume, VolumeList, VolumeLog,
+    Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRow, MakePrimary, OnNode,
+    ReplicaRow, Verify, Volume, VolumeList, VolumeLog,
 };
 
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ impl<T> Versioned<T> {
 }
 
 /// What a change did, or, with `dry_run`, would do.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Changed {
     /// On which object: `volume web-1`, `node a`.
     pub object: String,
@@ -65,6 +65,20 @@ pub struct Changed {
     pub steps: Vec<String>,
     /// The job that does it, when it takes longer than the request.
     pub job: Option<String>,
+    /// What guests lose by it, where they may lose something.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss: Option<Loss>,
+}
+
+/// What a forced change costs guests: as much of it as is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Loss {
+    /// Log that another member is known to have and the winner has not.
+    pub bytes: u64,
+    /// How far back in time guests are set, at most: writes before that are all there; `null` when nobody can tell.
+    pub seconds: Option<f64>,
+    /// Who has what is lost.
+    pub node: Option<String>,
 }
 
 /// A change that needs nothing but its object's name (job cancel …).

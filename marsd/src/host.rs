@@ -24,7 +24,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::door::port::PrimaryPort;
-use crate::link::identity::{Credentials, Identity};
+use crate::link::identity::{Credentials, Identity, Revoked};
 use crate::link::{Links, Reception};
 use crate::run::{Inbox, Running, VolumeHandle};
 use doors::Doors;
@@ -162,6 +162,7 @@ impl Host {
         if let Some(identity) = Identity::load(&host.identity_path())? {
             host.links.set_identity(Arc::new(identity));
         }
+        host.links.set_revoked(Revoked::load(&host.revoked_path())?);
         host.resume().await?;
         // Last, so that peers find the volumes they ask for.
         if host.links.identity().is_some() {
@@ -191,6 +192,7 @@ impl Host {
                 })
                 .await
             }
+            Call::Revoked { serials } => self.set_revoked(serials).await,
             Call::VolumeCreate {
                 volume,
                 name,
@@ -298,6 +300,10 @@ impl Host {
         self.config.state_dir.join("identity").join("identity.json")
     }
 
+    fn revoked_path(&self) -> PathBuf {
+        self.config.state_dir.join("identity").join("revoked.json")
+    }
+
     fn node(&self) -> Reply<NodeId> {
         match self.links.identity() {
             Some(identity) => Ok(identity.node.clone()),
@@ -367,6 +373,31 @@ impl Host {
         }
         set?;
         info!(node = %identity.node, "has an identity");
+        Ok(Outcome::Done)
+    }
+
+    async fn set_revoked(&self, serials: Vec<String>) -> Reply<Outcome> {
+        let _changing = self.changing.lock().await;
+        let good = |serial: &String| {
+            (1..=64).contains(&serial.len())
+                && serial
+                    .bytes()
+                    .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        if let Some(bad) = serials.iter().find(|serial| !good(serial)) {
+            return usage(format!(
+                "`{bad}` is no serial number of a certificate: hex digits"
+            ));
+        }
+        let revoked = Revoked {
+            serials: serials.into_iter().collect(),
+        };
+        if *self.links.revoked() != revoked {
+            revoked
+                .save(&self.revoked_path())
+                .map_err(|e| failed("keep the revoked certificates", &e))?;
+            self.links.set_revoked(revoked);
+        }
         Ok(Outcome::Done)
     }
 

@@ -21,14 +21,14 @@ use model::{NodeId, VolumeId};
 use rustls::pki_types::ServerName;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use tracing::{debug, info, warn};
 
 pub(crate) use connection::Outgoing;
 use frame::{Dialer, Dialling, DoorHello, FrameReader, FrameWriter};
 use hello::{Hello, Purpose};
-use identity::Identity;
+use identity::{Identity, Revoked};
 
 use crate::door;
 use crate::door::port::Gates;
@@ -57,6 +57,8 @@ pub(crate) struct Links {
     next_link: AtomicU64,
     handshakes: Arc<Semaphore>,
     gates: Gates,
+    /// Certificates that count no more.
+    revoked: watch::Sender<Arc<Revoked>>,
     /// Why the last dial to a node failed: told once, not at every try.
     failures: Mutex<HashMap<(VolumeId, NodeId), String>>,
 }
@@ -71,6 +73,7 @@ impl Links {
             next_link: AtomicU64::new(1),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             gates: Gates::default(),
+            revoked: watch::Sender::new(Arc::default()),
             failures: Mutex::default(),
         }
     }
@@ -86,6 +89,16 @@ impl Links {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// From now on nobody with one of these certificates is spoken to; whoever is connected by one is cut off.
+    pub fn set_revoked(&self, revoked: Revoked) {
+        self.revoked.send_replace(Arc::new(revoked));
+    }
+
+    /// Certificates that count no more.
+    pub fn revoked(&self) -> Arc<Revoked> {
+        self.revoked.borrow().clone()
     }
 
     /// Opens the listener and serves it until the task is aborted; where it listens.
@@ -147,10 +160,15 @@ impl Links {
             .identity()
             .ok_or_else(|| io::Error::other("this host has no identity yet"))?;
         let tls = TlsAcceptor::from(identity.server.clone()).accept(stream).await?;
-        let peer = identity::peer_name(tls.get_ref().1.peer_certificates())?;
+        let chain = tls.get_ref().1.peer_certificates();
+        let peer = identity::peer_name(chain)?;
+        let serial = identity::serial(chain).unwrap_or_default();
         let (read, write) = tokio::io::split(tls);
         let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
         let taken = match hello::receive(&mut reader).await? {
+            Ok(_) if self.revoked().serials.contains(&serial) => Err(format!(
+                "node {peer} was removed from the pool; its certificate is revoked"
+            )),
             Ok(hello) => self.take(hello, &peer),
             Err(reason) => Err(reason),
         };
@@ -158,6 +176,7 @@ impl Links {
         match taken {
             Ok(taken) => Ok(Accepted {
                 peer,
+                serial,
                 reader,
                 writer,
                 taken,
@@ -188,11 +207,27 @@ impl Links {
     }
 
     async fn take_in(&self, accepted: Accepted) {
+        let mut revoked = self.revoked.subscribe();
+        let (peer, serial) = (accepted.peer.clone(), accepted.serial.clone());
+        let cut = async {
+            // The sender lives as long as `self`.
+            let _ = revoked
+                .wait_for(|revoked| revoked.serials.contains(&serial))
+                .await;
+        };
+        tokio::select! {
+            () = self.serve(accepted) => {}
+            () = cut => warn!(%peer, "cut a connection: the node was removed from the pool"),
+        }
+    }
+
+    async fn serve(&self, accepted: Accepted) {
         let Accepted {
             peer,
             reader,
             writer,
             taken,
+            ..
         } = accepted;
         match taken {
             Taken::Stream(inbox) => {
@@ -269,6 +304,13 @@ impl Links {
             let tls = TlsConnector::from(identity.client.clone())
                 .connect(name, stream)
                 .await?;
+            let serial = identity::serial(tls.get_ref().1.peer_certificates()).unwrap_or_default();
+            if self.revoked().serials.contains(&serial) {
+                return Err(io::Error::new(
+                    io::ErrorKind::ConnectionRefused,
+                    "it was removed from the pool; its certificate is revoked",
+                ));
+            }
             let (read, write) = tokio::io::split(tls);
             let (mut reader, mut writer) = (FrameReader::new(read), FrameWriter::new(write));
             hello::introduce(&mut reader, &mut writer, hello).await?;
@@ -303,6 +345,7 @@ impl Dialer for Links {
 /// A connection whose hello was accepted.
 struct Accepted {
     peer: NodeId,
+    serial: String,
     reader: FrameReader,
     writer: FrameWriter,
     taken: Taken,

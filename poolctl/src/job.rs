@@ -292,6 +292,8 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         JobKind::Primary => format!("{} is primary of {volume}", node(&job.to)),
         JobKind::Migrate => format!("{volume} moved from {} to {}", node(&job.from), node(&job.to)),
         JobKind::Verify => format!("all replicas of {volume} are equal"),
+        JobKind::TakeOver => format!("{} took over {volume}", node(&job.to)),
+        JobKind::Secondary => format!("{} is no longer primary of {volume}, nobody is", node(&job.from)),
     };
     if matches!(job.kind, JobKind::Join | JobKind::Migrate) {
         text.push_str(&format!(
@@ -319,9 +321,10 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
 fn next(job: &Job) -> Option<String> {
     match job.kind {
         JobKind::Create => Some(format!("poolctl volume attach {} --door nbd", job.volume)),
-        JobKind::Join | JobKind::Migrate | JobKind::Primary => {
+        JobKind::Join | JobKind::Migrate | JobKind::Primary | JobKind::TakeOver => {
             Some(format!("poolctl volume show {}", job.volume))
         }
+        JobKind::Secondary => Some(format!("poolctl volume primary {} NODE", job.volume)),
         JobKind::Delete | JobKind::Leave | JobKind::Verify => None,
     }
 }

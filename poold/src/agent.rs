@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::control::HostStatus;
-use api::pool::agent::{Action, Report, Step, StepResult, Steps, VgRef, VgReport};
+use api::pool::agent::{Action, Report, Step, StepOutcome, StepResult, Steps, VgRef, VgReport};
 use api::{ApiError, Client};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
@@ -36,6 +36,9 @@ const REPEAT: Duration = Duration::from_secs(5);
 /// The same for a checksum, which reads a whole disk and only waits for the other hosts.
 const REPEAT_CHECKSUM: Duration = Duration::from_secs(120);
 
+/// Newest orders that are remembered; each is asked for again until its report has arrived, which takes a moment.
+const ORDERS_REMEMBERED: usize = 64;
+
 /// The way to the catalog.
 pub enum Uplink {
     /// It lies here.
@@ -60,17 +63,31 @@ impl Uplink {
     }
 }
 
+/// Where others reach a host, as its configuration says now.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// Its daemon.
+    pub address: String,
+    /// Its marsd.
+    pub peer_address: String,
+}
+
 /// The agent of a host.
 pub struct Agent {
     node: String,
+    place: Place,
     marsd: Marsd,
     credentials: Credentials,
     generations: Generations,
     uplink: Uplink,
     /// As the newest steps named them.
     vgs: Mutex<Vec<VgRef>>,
+    /// The same; `None` until steps have come.
+    revoked: Mutex<Option<Vec<String>>>,
     /// Not yet reported.
     results: Mutex<Vec<StepResult>>,
+    /// What came of orders, by job: none is carried out twice because its report was late.
+    ordered: Mutex<BTreeMap<u64, StepOutcome>>,
     /// Asks for a report at once.
     nudge: Notify,
 }
@@ -93,6 +110,7 @@ impl Agent {
     /// The agent of `node`.
     pub fn new(
         node: &str,
+        place: Place,
         marsd: Marsd,
         credentials: Credentials,
         generations: Generations,
@@ -100,12 +118,15 @@ impl Agent {
     ) -> Agent {
         Agent {
             node: node.to_owned(),
+            place,
             marsd,
             credentials,
             generations,
             uplink,
             vgs: Mutex::default(),
+            revoked: Mutex::default(),
             results: Mutex::default(),
+            ordered: Mutex::default(),
             nudge: Notify::new(),
         }
     }
@@ -136,6 +157,8 @@ impl Agent {
                     reachable = true;
                     after = steps.revision;
                     lock(&self.vgs).clone_from(&steps.vgs);
+                    *lock(&self.revoked) = Some(steps.revoked.clone());
+                    self.nudge.notify_one();
                     sender.send_replace(Some(steps));
                 }
                 Err(error) => {
@@ -167,22 +190,32 @@ impl Agent {
         // Before the disks: a disk that a step of an older generation is still making must not be missed by a
         // report that claims a newer one.
         let generations = self.generations.all();
+        // A step that is reported as done is seen as done in all that follows.
+        let results = lock(&self.results).clone();
         let marsd = self.look_at_marsd(identified).await;
         let vgs = lock(&self.vgs).clone();
         let looked = tokio::task::spawn_blocking(move || vgs.iter().map(look_at_vg).collect()).await;
         Report {
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            address: self.place.address.clone(),
+            peer_address: self.place.peer_address.clone(),
             marsd: marsd.map_err(|error| error.message),
             generations,
             vgs: looked.unwrap_or_default(),
-            results: lock(&self.results).clone(),
+            results,
         }
     }
 
     async fn look_at_marsd(&self, identified: &mut bool) -> Result<HostStatus, ApiError> {
         let status = self.marsd.status().await;
         match status {
-            Ok(status) if *identified && status.node.as_ref() == Some(&self.node) => Ok(status),
+            Ok(status) if *identified && status.node.as_ref() == Some(&self.node) => {
+                let revoked = lock(&self.revoked).clone();
+                if let Some(revoked) = revoked.filter(|revoked| *revoked != status.revoked) {
+                    self.marsd.revoked(revoked).await?;
+                }
+                Ok(status)
+            }
             Ok(_) => {
                 self.marsd.identity(&self.node, &self.credentials).await?;
                 *identified = true;
@@ -198,11 +231,27 @@ impl Agent {
         }
     }
 
+    async fn perform(&self, step: &Step) -> Result<StepOutcome, ApiError> {
+        let Action::Order { job, .. } = &step.action else {
+            return self.marsd.perform(step).await;
+        };
+        if let Some(outcome) = lock(&self.ordered).get(job) {
+            return Ok(outcome.clone());
+        }
+        let outcome = self.marsd.perform(step).await?;
+        let mut ordered = lock(&self.ordered);
+        ordered.insert(*job, outcome.clone());
+        while ordered.len() > ORDERS_REMEMBERED {
+            ordered.pop_first();
+        }
+        Ok(outcome)
+    }
+
     async fn carry_out_steps(&self, volume: String, steps: Vec<Step>) -> Finished {
         let mut ok = true;
         for step in &steps {
             let outcome = match self.generations.accept(step) {
-                Ok(()) => self.marsd.perform(step).await,
+                Ok(()) => self.perform(step).await,
                 Err(error) => Err(error),
             };
             match &outcome {

@@ -14,7 +14,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use api::{ApiError, ErrorKind};
 
-use records::{EventRecord, JobRecord, NodeRecord, PoolRecord, Record, TokenRecord, VgRecord, VolumeRecord};
+use records::{
+    EventRecord, JobRecord, NodeRecord, PoolRecord, Record, RevokedRecord, TokenRecord, VgRecord,
+    VolumeRecord,
+};
 use store::{Change, Store, StoreError};
 
 use crate::clock;
@@ -102,6 +105,8 @@ pub struct Records {
     pub pool: Table<PoolRecord>,
     /// Hosts.
     pub nodes: Table<NodeRecord>,
+    /// Certificates that count no more.
+    pub revoked: Table<RevokedRecord>,
     /// Volume groups.
     pub vgs: Table<VgRecord>,
     /// Volumes.
@@ -133,6 +138,7 @@ macro_rules! in_records {
 in_records! {
     PoolRecord => pool,
     NodeRecord => nodes,
+    RevokedRecord => revoked,
     VgRecord => vgs,
     VolumeRecord => volumes,
     JobRecord => jobs,
@@ -179,6 +185,12 @@ impl Records {
                     .hint("`poolctl job list` shows the jobs that are remembered")
                     .object(format!("job {id}"))
             })
+    }
+
+    /// Whether the job of that number has not ended.
+    pub fn job_runs(&self, number: u64) -> bool {
+        let job = self.jobs.get(&format!("{number:016}"));
+        job.is_some_and(|job| !job.state.ended())
     }
 
     /// The job at work on a volume.
@@ -285,6 +297,7 @@ impl Catalog {
         let records = Records {
             pool: Table::load(&*store)?,
             nodes: Table::load(&*store)?,
+            revoked: Table::load(&*store)?,
             vgs: Table::load(&*store)?,
             volumes: Table::load(&*store)?,
             jobs: Table::load(&*store)?,
@@ -376,6 +389,7 @@ fn touch(records: &mut Records, key: &str, revision: u64) {
     }
     let _found = set::<PoolRecord>(records, key, revision)
         || set::<NodeRecord>(records, key, revision)
+        || set::<RevokedRecord>(records, key, revision)
         || set::<VgRecord>(records, key, revision)
         || set::<VolumeRecord>(records, key, revision)
         || set::<JobRecord>(records, key, revision)

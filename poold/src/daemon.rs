@@ -13,10 +13,11 @@ use tracing::info;
 
 use crate::agent::generations::Generations;
 use crate::agent::marsd::Marsd;
-use crate::agent::{Agent, Uplink};
+use crate::agent::{Agent, Place, Uplink};
 use crate::catalog::Catalog;
 use crate::catalog::file::FileStore;
 use crate::catalog::records::{NodeRecord, PoolRecord};
+use crate::catalog::store::StoreError;
 use crate::config::Config;
 use crate::home::{Home, Membership};
 use crate::http::{routes, serve};
@@ -85,13 +86,7 @@ impl Daemon {
         if let Some(membership) = self.home.membership()? {
             let credentials = self.home.credentials()?;
             let catalog = if membership.is_leader() {
-                let path = self.home.catalog();
-                Some(Catalog::open(&path).with_context(|| {
-                    format!(
-                        "nothing was changed; restore {} from a backup, or move the state directory away to begin anew",
-                        path.display()
-                    )
-                })?)
+                Some(self.open_catalog()?)
             } else {
                 None
             };
@@ -108,6 +103,24 @@ impl Daemon {
         ));
         info!(node = %self.config.node, socket = %self.config.api_sock.display(), "poold serves");
         Ok(())
+    }
+
+    /// Errors: only a catalog that is damaged has to be restored; one that another program holds is as good as ever.
+    fn open_catalog(&self) -> anyhow::Result<Catalog> {
+        let path = self.home.catalog();
+        Catalog::open(&path).map_err(|error| {
+            let next = match &error {
+                StoreError::Damaged { .. } => format!(
+                    "nothing was changed; restore {} from a backup, or move the state directory away to begin anew",
+                    path.display()
+                ),
+                StoreError::Conflict { .. } | StoreError::Failed { .. } => {
+                    "nothing was changed; is another poold running over this directory, and is its disk readable?"
+                        .to_owned()
+                }
+            };
+            anyhow::Error::new(error).context(next)
+        })
     }
 
     /// Ends every task and takes the socket away.
@@ -188,7 +201,10 @@ impl Daemon {
                 key_pem,
             };
             let membership = Membership::new(&request.name, node, node, &self.address());
-            let catalog = self.first_catalog(&request.name).map_err(|error| local(&error))?;
+            let serial = tls::serial(&credentials.cert_pem)?;
+            let catalog = self
+                .first_catalog(&request.name, serial)
+                .map_err(|error| local(&error))?;
             self.home
                 .settle(&membership, &credentials, Some(authority.key_pem()))
                 .and_then(|()| self.take_role(&membership, credentials, Some(catalog), listener))
@@ -207,10 +223,11 @@ impl Daemon {
             generation: 0,
             steps,
             job: None,
+            loss: None,
         })
     }
 
-    fn first_catalog(&self, pool: &str) -> anyhow::Result<Catalog> {
+    fn first_catalog(&self, pool: &str, serial: String) -> anyhow::Result<Catalog> {
         self.home.check_fresh()?;
         let catalog = Catalog::load(Box::new(FileStore::create(&self.home.catalog())?))?;
         let node = &self.config.node;
@@ -222,17 +239,18 @@ impl Daemon {
                 newest_job: 0,
                 newest_event: 0,
             })?;
-            tx.put(self.own_record(clock::now()))?;
+            tx.put(self.own_record(clock::now(), serial))?;
             tx.event(format!("pool {pool}"), format!("is made on node {node}"))
         })?;
         Ok(catalog)
     }
 
-    fn own_record(&self, joined: String) -> NodeRecord {
+    fn own_record(&self, joined: String, serial: String) -> NodeRecord {
         NodeRecord {
             name: self.config.node.clone(),
             address: self.address(),
             peer_address: self.config.marsd_peer.clone(),
+            serial,
             joined,
         }
     }
@@ -299,6 +317,7 @@ impl Daemon {
             generation: 0,
             steps,
             job: None,
+            loss: None,
         })
     }
 
@@ -382,7 +401,11 @@ impl Daemon {
         };
         *self.role.write().unwrap_or_else(PoisonError::into_inner) = role;
         let marsd = Marsd::new(&self.config.marsd_control);
-        let agent = Agent::new(&membership.node, marsd, credentials, generations, uplink);
+        let place = Place {
+            address: self.address(),
+            peer_address: self.config.marsd_peer.clone(),
+        };
+        let agent = Agent::new(&membership.node, place, marsd, credentials, generations, uplink);
         self.spawn(Arc::new(agent).run());
         let acceptor = TlsAcceptor::from(Arc::new(tls::server_config(&shown)?));
         let (router, ending) = (routes::router(self.clone()), self.ending.subscribe());
@@ -396,7 +419,7 @@ impl Daemon {
         let Some(before) = catalog.records().nodes.get(&self.config.node).cloned() else {
             return Err(ApiError::failed("the catalog does not know its own node"));
         };
-        let own = self.own_record(before.joined.clone());
+        let own = self.own_record(before.joined.clone(), before.serial.clone());
         if own == before {
             Ok(())
         } else {

@@ -6,7 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::control::{
     BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
-    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, VolumeStatus,
+    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, VolumeSettings,
+    VolumeStatus,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -28,6 +29,8 @@ struct Inner {
     /// Nodes whose disk differs.
     rotten: Vec<String>,
     hand_overs: u64,
+    /// What any of them was told.
+    revoked: Vec<String>,
 }
 
 #[derive(Clone)]
@@ -45,6 +48,7 @@ struct Replica {
     percent: f64,
     disk: String,
     epoch: u32,
+    settings: VolumeSettings,
 }
 
 impl World {
@@ -77,6 +81,28 @@ impl World {
 
     pub fn hand_overs(&self) -> u64 {
         self.lock().hand_overs
+    }
+
+    /// Addresses of all members that a host was told.
+    pub fn addresses(&self, node: &str) -> Vec<String> {
+        let inner = self.lock();
+        let known = inner.hosts.get(node).into_iter().flat_map(BTreeMap::values);
+        known
+            .flat_map(|known| known.members.iter().map(|member| member.addr.clone()))
+            .collect()
+    }
+
+    /// Serial numbers that were told to be revoked.
+    pub fn revoked(&self) -> Vec<String> {
+        self.lock().revoked.clone()
+    }
+
+    /// Whether a host knows any volume.
+    pub fn knows(&self, node: &str) -> bool {
+        self.lock()
+            .hosts
+            .get(node)
+            .is_some_and(|volumes| !volumes.is_empty())
     }
 
     /// Hosts that have a replica, the primary in capitals.
@@ -183,6 +209,10 @@ impl Host {
         if let Call::Status { .. } = call {
             return Ok(Outcome::Status(self.status(&inner)));
         }
+        if let Call::Revoked { serials } = call {
+            inner.revoked = serials;
+            return Ok(Outcome::Done);
+        }
         let here = inner.hosts.entry(self.node.clone()).or_default();
         match call {
             Call::Identity { node, key_pem, .. } => {
@@ -220,6 +250,7 @@ impl Host {
                     percent,
                     disk,
                     epoch,
+                    settings: VolumeSettings::default(),
                 });
             }
             Call::VolumeRemote {
@@ -291,12 +322,25 @@ impl Host {
                     to_lsn: if busy { 101 } else { 100 },
                 });
             }
-            Call::VolumeHandOver { .. } | Call::Status { .. } => unreachable!("answered above"),
-            Call::VolumeSettings { .. } => {
-                return Err((ControlErrorKind::Refused, "its settings stay as they are"));
+            Call::VolumeSettings { volume, settings } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.settings = settings;
             }
-            Call::VolumeTakeOver { .. } | Call::VolumeSecondary { .. } => {
-                return Err((ControlErrorKind::Refused, "its primary stays where it is"));
+            Call::VolumeHandOver { .. } | Call::Status { .. } | Call::Revoked { .. } => {
+                unreachable!("answered above")
+            }
+            Call::VolumeTakeOver { volume, term } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                if replica.percent < 100.0 {
+                    return Err((ControlErrorKind::Refused, "its full sync is under way"));
+                }
+                (replica.primary, replica.epoch) = (true, term);
+                return Ok(Outcome::TookOver { term, from_lsn: 100 });
+            }
+            Call::VolumeSecondary { volume } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.primary = false;
             }
         }
         Ok(Outcome::Done)
@@ -323,6 +367,7 @@ impl Host {
                 .and_then(|volumes| volumes.get_mut(volume));
             let replica = known.and_then(|known| known.replica.as_mut()).unwrap();
             (replica.primary, replica.epoch) = (primary, own.epoch + 1);
+            replica.settings = own.settings;
         };
         set(&self.node, false);
         set(to, true);
@@ -369,6 +414,7 @@ impl Host {
                     touched_lsn: 100,
                     committed_lsn: 100,
                     appended_lsn: 100,
+                    settings: replica.settings,
                     chain_digest: "c".repeat(32),
                     sync_percent: replica.percent,
                     peers: if replica.primary {
@@ -391,6 +437,7 @@ impl Host {
             node: self.identity.lock().unwrap().clone(),
             peer_addr: None,
             program_version: "fake".to_owned(),
+            revoked: inner.revoked.clone(),
             volumes: volumes.collect(),
         }
     }

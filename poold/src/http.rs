@@ -25,7 +25,12 @@ pub enum Caller {
     /// Somebody on this host who may open the Unix socket.
     Local,
     /// A node, by its certificate.
-    Node(String),
+    Node {
+        /// Its name.
+        node: String,
+        /// The certificate's serial number, in hex.
+        serial: String,
+    },
     /// Somebody without a certificate: a host that wants to join.
     Stranger,
 }
@@ -115,12 +120,12 @@ fn allowed(role: &Role, caller: &Caller, method: &Method, path: &str) -> Result<
             "only daemons of the pool ask this, by their certificates",
         )),
         (Caller::Local, _) => Ok(()),
-        (Caller::Node(_), _) if method == Method::GET && path == "/v1/pool" => Ok(()),
-        (Caller::Node(_), _) if is_own(path) => {
+        (Caller::Node { .. }, _) if method == Method::GET && path == "/v1/pool" => Ok(()),
+        (Caller::Node { .. }, _) if is_own(path) => {
             Err(ApiError::refused("this can be asked on the host itself only").hint("use its Unix socket"))
         }
-        (Caller::Node(node), Role::Leader(leader)) => {
-            if !leader.is_member(node) {
+        (Caller::Node { node, serial }, Role::Leader(leader)) => {
+            if !leader.is_member(node, serial) {
                 return Err(ApiError::refused(format!("node {node} is no longer in the pool"))
                     .hint("let it join again: `poolctl node token`, then `poolctl node join` there")
                     .object(format!("node {node}")));
@@ -133,14 +138,14 @@ fn allowed(role: &Role, caller: &Caller, method: &Method, path: &str) -> Result<
             }
             Ok(())
         }
-        (Caller::Node(node), Role::Follower(follower)) => {
+        (Caller::Node { node, .. }, Role::Follower(follower)) => {
             if path.starts_with("/v1/host/") && *node == follower.leader {
                 return Ok(());
             }
             Err(ApiError::refused("this daemon does not hold the catalog")
                 .hint(format!("ask node {}", follower.leader)))
         }
-        (Caller::Node(_), Role::Alone) => Err(ApiError::refused("this host is in no pool")),
+        (Caller::Node { .. }, Role::Alone) => Err(ApiError::refused("this host is in no pool")),
     }
 }
 

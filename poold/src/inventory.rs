@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::ApiError;
 use api::control::{DoorSpec, HostStatus, ReplicaStatus, VolumeStatus};
 use api::pool::agent::{Action, Report, Step, StepOutcome};
+use api::{ApiError, ErrorKind};
 use migrate::desired::{Door, DoorAt, Member};
 use migrate::observed::{HostSeen, Replica, VolumeObserved, VolumeSeen};
 use model::{NodeId, ReplicaState, Role};
@@ -56,6 +56,8 @@ pub struct Snapshot {
     pub gates: BTreeMap<String, u64>,
     /// Newest checksum, by volume id and host.
     pub checksums: BTreeMap<(String, String), Checksum>,
+    /// What came of orders, by job: in words, or why they are refused for good.
+    pub orders: BTreeMap<u64, Result<String, ApiError>>,
 }
 
 /// Keeps what the hosts say; nothing of it outlives the daemon.
@@ -75,6 +77,9 @@ impl Inventory {
                     newest.troubles.remove(&key);
                     match outcome {
                         StepOutcome::Done => {}
+                        StepOutcome::Ordered { job, note } => {
+                            newest.orders.insert(*job, Ok(note.clone()));
+                        }
                         StepOutcome::HandedOver { gate_micros } => {
                             newest.gates.insert(key.0, *gate_micros);
                         }
@@ -99,6 +104,11 @@ impl Inventory {
                     }
                 }
                 Err(error) => {
+                    if let Action::Order { job, .. } = &result.step.action
+                        && is_final(error.kind)
+                    {
+                        newest.orders.insert(*job, Err(error.clone()));
+                    }
                     let trouble = Trouble {
                         step: result.step.clone(),
                         error: error.clone(),
@@ -130,6 +140,11 @@ impl Inventory {
         newest.troubles.retain(|(volume, _), _| volumes.contains(volume));
         newest.checksums.retain(|(volume, _), _| volumes.contains(volume));
         newest.gates.retain(|volume, _| volumes.contains(volume));
+    }
+
+    /// Forgets what came of orders whose job has ended.
+    pub fn keep_orders(&self, runs: impl Fn(u64) -> bool) {
+        self.lock().orders.retain(|job, _| runs(*job));
     }
 
     /// Forgets the gate of an earlier hand-over.
@@ -213,6 +228,15 @@ impl Snapshot {
         primaries.max_by_key(|(node, replica)| (replica.epoch, *node))
     }
 
+    /// The newest term of a volume that any host has ever reported to this daemon.
+    pub fn term(&self, volume: &str) -> u32 {
+        let replicas = self
+            .hosts
+            .keys()
+            .filter_map(|node| self.last_known(node, volume)?.replica.as_ref());
+        replicas.map(|replica| replica.epoch).max().unwrap_or(0)
+    }
+
     /// A volume as the planner sees it.
     pub fn observed(&self, volume: &str, now: Instant) -> VolumeObserved {
         let mut observed = VolumeObserved::default();
@@ -247,6 +271,11 @@ impl Snapshot {
         }
         observed
     }
+}
+
+/// Whether an order that ended so will end so again: what marsd refuses, not what it cannot do just now.
+fn is_final(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Refused | ErrorKind::Usage | ErrorKind::NotFound)
 }
 
 fn see(node: &NodeId, known: &VolumeStatus) -> VolumeSeen {

@@ -6,7 +6,9 @@
 pub mod doors;
 pub mod jobs;
 pub mod nodes;
+pub mod orders;
 pub mod reconcile;
+pub mod roles;
 pub mod verify;
 pub mod vgs;
 pub mod view;
@@ -97,10 +99,31 @@ impl Leader {
 
     /// Takes a node's report.
     pub fn agent_report(&self, node: &str, report: Report) -> Result<(), ApiError> {
-        self.catalog.records().node(node)?;
+        let before = self.catalog.records().node(node)?.clone();
+        let moved = !report.address.is_empty()
+            && (&before.address, &before.peer_address) != (&report.address, &report.peer_address);
+        if moved {
+            self.note_address(node, &report)?;
+        }
         self.inventory.report(node, report, Instant::now());
         self.wake();
         Ok(())
+    }
+
+    /// A host's own configuration decides where it is reached; its peers hear of it with their next steps.
+    fn note_address(&self, node: &str, report: &Report) -> Result<(), ApiError> {
+        let (address, peer_address) = (report.address.clone(), report.peer_address.clone());
+        nodes::check_address(&address)?;
+        nodes::check_address(&peer_address)?;
+        self.change(false, |tx| {
+            let mut record = tx.records.node(node)?.clone();
+            tx.event(
+                format!("node {node}"),
+                format!("is reached at {address} now, its marsd at {peer_address}"),
+            )?;
+            (record.address, record.peer_address) = (address, peer_address);
+            tx.put(record)
+        })
     }
 
     fn wake(&self) {

@@ -3,6 +3,7 @@
 mod jobs;
 mod joining;
 mod refusals;
+mod roles;
 
 use std::path::Path;
 use std::sync::Arc;

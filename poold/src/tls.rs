@@ -185,6 +185,17 @@ pub fn joining_config(ca_fingerprint: &str) -> Result<ClientConfig, ApiError> {
     Ok(builder.with_no_client_auth())
 }
 
+/// Serial number of a certificate (PEM), in hex: what a revocation names.
+pub fn serial(cert_pem: &str) -> Result<String, ApiError> {
+    serial_of(&certificate(cert_pem)?).ok_or_else(|| ApiError::failed("a certificate has no serial number"))
+}
+
+/// Serial number of a certificate, in hex.
+pub fn serial_of(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;
+    Some(hex(parsed.raw_serial()))
+}
+
 /// The node that a certificate of the pool is for: its first DNS name.
 pub fn node_of(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, parsed) = x509_parser::parse_x509_certificate(certificate).ok()?;

@@ -14,12 +14,14 @@ use crate::control::{BirthKind, DoorSpec, HostStatus, Member};
 /// All that an agent has to do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Steps {
-    /// Changes with the steps and the groups.
+    /// Changes with everything below.
     pub revision: u64,
     /// In order; those of different volumes may be done at the same time.
     pub steps: Vec<Step>,
     /// The volume groups of this node, to be reported on.
     pub vgs: Vec<VgRef>,
+    /// Serial numbers of certificates that count no more, in order.
+    pub revoked: Vec<String>,
 }
 
 /// A volume group of the agent's node.
@@ -113,6 +115,26 @@ pub enum Action {
         /// Number of the attempt; comes back with the result.
         attempt: u64,
     },
+    /// Do something once.
+    Order {
+        /// The job that gives the order, and the order's name: an agent that has done it does not do it again.
+        job: u64,
+        /// What.
+        order: Order,
+    },
+}
+
+/// What a job has done once on one replica. Each is as good as not done again where things are so already.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "order", rename_all = "kebab-case")]
+pub enum Order {
+    /// Become primary without a grant.
+    TakeOver {
+        /// In this term, which the catalog has given out once.
+        term: u32,
+    },
+    /// Be primary no more, without a successor.
+    StepDown,
 }
 
 /// What an agent has seen and done.
@@ -120,6 +142,10 @@ pub enum Action {
 pub struct Report {
     /// Version of the reporting poold.
     pub program_version: String,
+    /// Where other hosts reach it.
+    pub address: String,
+    /// Where peers reach its marsd.
+    pub peer_address: String,
     /// How marsd stands, or why it does not say.
     pub marsd: Result<HostStatus, String>,
     /// Newest generation taken up, per volume id; read before everything below was looked at.
@@ -173,6 +199,13 @@ pub enum StepOutcome {
         from_lsn: u64,
         /// Log position when it ended.
         to_lsn: u64,
+    },
+    /// The order was carried out.
+    Ordered {
+        /// Of which job.
+        job: u64,
+        /// What came of it, in words.
+        note: String,
     },
 }
 

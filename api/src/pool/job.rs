@@ -37,6 +37,10 @@ pub enum JobKind {
     Migrate,
     /// Phase `checksum`.
     Verify,
+    /// Phase `order`: a replica becomes primary without a grant.
+    TakeOver,
+    /// Phase `order`: the primary steps down for nobody.
+    Secondary,
 }
 
 impl JobKind {
@@ -50,6 +54,8 @@ impl JobKind {
             JobKind::Primary => "primary",
             JobKind::Migrate => "migrate",
             JobKind::Verify => "verify",
+            JobKind::TakeOver => "take-over",
+            JobKind::Secondary => "secondary",
         }
     }
 }

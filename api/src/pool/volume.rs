@@ -31,7 +31,20 @@ pub struct DeleteVolume {
     pub dry_run: bool,
 }
 
-/// `volume join`, `volume leave`, `volume primary`: what becomes of the volume on a node. Returns a job.
+/// `volume primary`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct MakePrimary {
+    /// Which node.
+    pub node: String,
+    /// Without asking the present primary: what the node does not have is lost to guests.
+    #[serde(default)]
+    pub force: bool,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume join`, `volume leave`: what becomes of the volume on a node. Returns a job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OnNode {
     /// Which node.

@@ -49,6 +49,7 @@ impl Host {
             node: self.links.identity().map(|identity| identity.node.to_string()),
             peer_addr: self.listening_on(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            revoked: self.links.revoked().serials.iter().cloned().collect(),
             volumes,
         })
     }

@@ -90,6 +90,11 @@ pub(crate) async fn run(
     }) {
         return;
     }
+    let _down = Down {
+        link,
+        peer: peer.clone(),
+        inbox: inbox.clone(),
+    };
     reader.set_idle(Some(IDLE));
     let ended = tokio::select! {
         ended = receive(link, &mut reader, &inbox) => Some(ended),
@@ -104,7 +109,20 @@ pub(crate) async fn run(
         }
         Some(Err(error)) => info!(%peer, link = link.0, %error, "the link broke"),
     }
-    inbox.send(Input::LinkDown { link, peer });
+}
+
+/// Tells the loop of a connection's end, however it came: whoever serves it may be told to stop in the middle.
+struct Down {
+    link: LinkId,
+    peer: NodeId,
+    inbox: Inbox,
+}
+
+impl Drop for Down {
+    fn drop(&mut self) {
+        let (link, peer) = (self.link, self.peer.clone());
+        self.inbox.send(Input::LinkDown { link, peer });
+    }
 }
 
 /// Ends when the stream ends (`Ok`), breaks, carries nonsense, or nobody listens any more (`Ok`).

@@ -1,5 +1,6 @@
 //! Who is this host, and who is at the other end? Certificates of the pool's own authority, the node's name first in each.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -151,6 +152,12 @@ impl Identity {
         Ok(())
     }
 
+    /// The chain that it shows to others.
+    #[cfg(test)]
+    pub(crate) fn chain(&self) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+        certificates("cert_pem", &self.credentials.cert_pem)
+    }
+
     /// Whether these are the same credentials.
     pub(crate) fn holds(&self, credentials: &Credentials) -> bool {
         self.credentials == *credentials
@@ -183,6 +190,47 @@ pub(crate) fn peer_name(chain: Option<&[CertificateDer<'_>]>) -> io::Result<Node
     match names.first() {
         Some(GeneralName::DNSName(name)) => NodeId::new(name).map_err(|e| bad(e.to_string())),
         Some(_) | None => Err(bad("a certificate names no node first".to_owned())),
+    }
+}
+
+/// The serial number of the first certificate of a verified chain, in hex: what a revocation names.
+pub(crate) fn serial(chain: Option<&[CertificateDer<'_>]>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(chain?.first()?).ok()?;
+    let digits = certificate.raw_serial().iter();
+    Some(digits.map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Certificates that count no more, by serial number: `STATE/identity/revoked.json`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Revoked {
+    /// In hex.
+    pub serials: BTreeSet<String>,
+}
+
+impl Revoked {
+    /// Reads what was kept; nothing is revoked when nothing was.
+    pub fn load(path: &Path) -> Result<Revoked, IdentityError> {
+        let io = |error| IdentityError::Io {
+            path: path.display().to_string(),
+            error,
+        };
+        match std::fs::read(path) {
+            Ok(text) => serde_json::from_slice(&text).map_err(|e| io(e.into())),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(Revoked::default()),
+            Err(e) => Err(io(e)),
+        }
+    }
+
+    /// Keeps it, in place of what was kept.
+    pub fn save(&self, path: &Path) -> Result<(), IdentityError> {
+        let io = |error| IdentityError::Io {
+            path: path.display().to_string(),
+            error,
+        };
+        let text = serde_json::to_vec(self).map_err(|e| io(e.into()))?;
+        crate::persist::create_directory(path.parent().unwrap_or(Path::new("."))).map_err(io)?;
+        crate::persist::create_atomically(path, &text).map_err(io)?;
+        Ok(())
     }
 }
 

@@ -262,3 +262,24 @@ async fn new_credentials_count_for_the_next_connection() {
     let there = fixture.dial(&other, "b", "a");
     assert!(matches!(next(&there).await, Input::LinkUp { .. }));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_certificate_is_cut_off_and_stays_out_while_a_new_one_of_the_same_node_works() {
+    let fixture = Fixture::new().await;
+    let (inbox, there) = Inbox::new();
+    let nobody: Weak<Desk> = Weak::new();
+    let b = links(&fixture.pool, "b", nobody);
+    b.dial_stream(VOLUME, node("a"), Some(fixture.addr.clone()), inbox.clone());
+    assert!(matches!(next(&there).await, Input::LinkUp { .. }));
+    assert!(matches!(next(&fixture.inputs).await, Input::LinkUp { .. }));
+    let credentials = b.identity().unwrap();
+    let serial = identity::serial(Some(&credentials.chain().unwrap())).unwrap();
+    fixture.links.set_revoked(Revoked {
+        serials: [serial].into(),
+    });
+    assert!(matches!(next(&fixture.inputs).await, Input::LinkDown { .. }));
+    assert!(matches!(next(&there).await, Input::LinkDown { .. }));
+    b.dial_stream(VOLUME, node("a"), Some(fixture.addr.clone()), inbox);
+    assert!(is_refused(&next(&there).await));
+    assert!(fixture.works().await);
+}

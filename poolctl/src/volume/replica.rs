@@ -1,12 +1,12 @@
-//! `poolctl volume join|leave|primary`: which hosts have a replica, and which one writes?
+//! `poolctl volume join|leave|primary|secondary`: which hosts have a replica, and which one writes?
 
 use api::ApiError;
-use api::pool::OnNode;
+use api::pool::{MakePrimary, OnNode};
 use clap::Args;
 use model::{NodeId, VolumeName};
 
 use crate::cli::{Change, Waiting};
-use crate::error::Ending;
+use crate::error::{Ending, say};
 use crate::job;
 use crate::run::Context;
 
@@ -36,11 +36,34 @@ pub struct LeaveArgs {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   poolctl volume primary web b
+  poolctl volume primary web b --force --dry-run
+
+With --force the replica takes over without being granted the role: for a primary that is dead or cut off. It says first
+what is lost (bytes of log, seconds); --dry-run only says it. A former primary that comes back is told, and what it has
+written in the meantime is not part of the volume.
 
 Next: poolctl volume show web")]
 pub struct PrimaryArgs {
     #[command(flatten)]
     of: Replica,
+    /// Take over without asking the present primary; what it has and the host has not is lost
+    #[arg(long)]
+    force: bool,
+}
+
+/// Let the primary step down for nobody; nobody is served until a replica is made primary
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl volume secondary web
+
+Next: poolctl volume primary web NODE")]
+pub struct SecondaryArgs {
+    /// The volume
+    name: VolumeName,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    waiting: Waiting,
 }
 
 #[derive(Debug, Args)]
@@ -84,9 +107,36 @@ pub async fn leave(args: LeaveArgs, context: &Context) -> Result<Ending, ApiErro
 
 /// Answers `poolctl volume primary`.
 pub async fn primary(args: PrimaryArgs, context: &Context) -> Result<Ending, ApiError> {
+    let (name, client) = (args.of.name.as_str(), &context.client);
+    let request = MakePrimary {
+        node: args.of.node.to_string(),
+        force: args.force,
+        dry_run: args.of.change.dry_run,
+    };
+    if args.force && !request.dry_run {
+        let told = client
+            .volume_primary(
+                name,
+                &MakePrimary {
+                    dry_run: true,
+                    ..request.clone()
+                },
+            )
+            .await?;
+        told.steps.iter().for_each(|step| say(step, context.output));
+    }
+    let changed = client.volume_primary(name, &request).await?;
+    job::finish(changed, args.of.waiting, context).await
+}
+
+/// Answers `poolctl volume secondary`.
+pub async fn secondary(args: SecondaryArgs, context: &Context) -> Result<Ending, ApiError> {
+    let request = api::pool::Change {
+        dry_run: args.change.dry_run,
+    };
     let changed = context
         .client
-        .volume_primary(args.of.name.as_str(), &args.of.request())
+        .volume_secondary(args.name.as_str(), &request)
         .await?;
-    job::finish(changed, args.of.waiting, context).await
+    job::finish(changed, args.waiting, context).await
 }

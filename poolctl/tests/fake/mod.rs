@@ -134,6 +134,7 @@ fn change(object: &str, body: &Value, job: Option<&str>) -> Changed {
         generation: 3,
         steps: vec!["the first step".to_owned(), "the second step".to_owned()],
         job: job.map(str::to_owned),
+        loss: None,
     }
 }
 
@@ -189,7 +190,20 @@ async fn verb(
         ("leave", _) => good(change("volume web", &body, Some("9"))),
         ("verify", _) => good(change("volume web", &body, Some("10"))),
         ("join", _) => good(change("volume web", &body, Some("2"))),
+        ("primary", Some("c")) => good(Changed {
+            steps: vec![
+                "c becomes primary in term 65536".to_owned(),
+                "lost: 5 MiB of log, 42.0 s".to_owned(),
+            ],
+            loss: Some(Loss {
+                bytes: 5 << 20,
+                seconds: Some(42.0),
+                node: Some("a".to_owned()),
+            }),
+            ..change("volume web", &body, Some("12"))
+        }),
         ("primary", _) => good(change("volume web", &body, Some("3"))),
+        ("secondary", _) => good(change("volume web", &body, Some("13"))),
         ("delete", _) => good(change("volume web", &body, Some("4"))),
         _ => Err(no_such("verb", &verb)),
     }
@@ -473,6 +487,8 @@ fn the_job(id: &str, after: u64) -> Option<Job> {
             to: Some("b".to_owned()),
             ..base_job("3", JobKind::Primary, &["hand-over"])
         }),
+        ("12", _) => done(base_job("12", JobKind::TakeOver, &["order"])),
+        ("13", _) => done(base_job("13", JobKind::Secondary, &["order"])),
         ("4", _) => done(base_job("4", JobKind::Delete, &["remove"])),
         ("7", 0) => Job {
             message: "c makes its disk".to_owned(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use api::control::{Call, ControlError, ControlErrorKind, HostStatus, Outcome};
 use api::control_client::ControlClient;
-use api::pool::agent::{Action, Step, StepOutcome};
+use api::pool::agent::{Action, Order, Step, StepOutcome};
 use api::{ApiError, ErrorKind};
 
 use super::vg;
@@ -16,6 +16,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// For a hand-over beyond the time that the gate may be closed: what is still to be shipped before.
 const HAND_OVER_PATIENCE: Duration = Duration::from_secs(30);
+
+/// For what a replica does once: a whole log may have to be replayed first.
+const ORDER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// For reading a whole disk.
 const CHECKSUM_PATIENCE: Duration = Duration::from_secs(3600);
@@ -50,6 +53,11 @@ impl Marsd {
             key_pem: credentials.key_pem.clone(),
         };
         self.call(call, PATIENCE).await.map(|_| ())
+    }
+
+    /// Tells it whose certificates count no more.
+    pub async fn revoked(&self, serials: Vec<String>) -> Result<(), ApiError> {
+        self.call(Call::Revoked { serials }, PATIENCE).await.map(|_| ())
     }
 
     /// Carries out a step; nothing happens where things are so already.
@@ -108,6 +116,7 @@ impl Marsd {
             },
             Action::Forget => Call::VolumeForget { volume },
             Action::Checksum { .. } => Call::VolumeChecksum { volume },
+            Action::Order { job, order } => return self.order(volume, *job, order).await,
         };
         let patience = match &step.action {
             Action::HandOver { gate_millis_max, .. } => {
@@ -141,6 +150,21 @@ impl Marsd {
             (Outcome::Done | Outcome::Door { .. }, _) => Ok(StepOutcome::Done),
             (other, _) => Err(strange(&other)),
         }
+    }
+
+    async fn order(&self, volume: String, job: u64, order: &Order) -> Result<StepOutcome, ApiError> {
+        let call = match order {
+            Order::TakeOver { term } => Call::VolumeTakeOver { volume, term: *term },
+            Order::StepDown => Call::VolumeSecondary { volume },
+        };
+        let note = match self.call(call, ORDER_PATIENCE).await? {
+            Outcome::TookOver { term, from_lsn } => {
+                format!("is primary in term {term}, from position {from_lsn} of the log on")
+            }
+            Outcome::Done | Outcome::HandedOver { .. } => String::new(),
+            other => return Err(strange(&other)),
+        };
+        Ok(StepOutcome::Ordered { job, note })
     }
 
     async fn call(&self, call: Call, patience: Duration) -> Result<Outcome, ApiError> {

@@ -1,6 +1,7 @@
 //! What does the catalog remember, and in which form? JSON records with a version each.
 
 use api::ApiError;
+use api::pool::agent::Order;
 use api::pool::{JobKind, JobState, VerifyReport, VgKind};
 use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
 use model::{NodeId, VolumeId, VolumeName, VolumeSize};
@@ -8,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of all records below; a newer one is refused by name.
-pub const RECORD_VERSION: u32 = 1;
+pub const RECORD_VERSION: u32 = 2;
 
 /// Something the catalog remembers.
 pub trait Record: Clone + Serialize + DeserializeOwned {
@@ -51,6 +52,8 @@ pub struct NodeRecord {
     pub address: String,
     /// Where its marsd listens for peers.
     pub peer_address: String,
+    /// Serial number of its certificate, in hex.
+    pub serial: String,
     /// When it joined (RFC 3339).
     pub joined: String,
 }
@@ -60,6 +63,25 @@ impl Record for NodeRecord {
 
     fn key(&self) -> String {
         self.name.clone()
+    }
+}
+
+/// A certificate of a node that was removed; the node may be back in the pool with another one.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RevokedRecord {
+    /// The certificate's serial number, in hex.
+    pub serial: String,
+    /// Whose it was.
+    pub node: String,
+    /// Since when it counts no more (RFC 3339).
+    pub since: String,
+}
+
+impl Record for RevokedRecord {
+    const PREFIX: &'static str = "revoked/";
+
+    fn key(&self) -> String {
+        self.serial.clone()
     }
 }
 
@@ -137,6 +159,10 @@ pub struct VolumeRecord {
     pub life: LifeRecord,
     /// The host of the primary.
     pub primary: String,
+    /// The primary was told to step down: nobody is to be primary until somebody is asked for.
+    pub stepped_down: bool,
+    /// Newest term that was given out for a takeover; given out once.
+    pub takeover_term: u32,
     /// Replicas that should be.
     pub members: Vec<PlaceRecord>,
     /// Replicas that should go.
@@ -166,6 +192,8 @@ impl VolumeRecord {
             generation: 0,
             life: LifeRecord::New,
             primary: String::new(),
+            stepped_down: false,
+            takeover_term: 0,
             members: Vec::new(),
             leaving: Vec::new(),
             doors: Vec::new(),
@@ -266,7 +294,7 @@ pub struct JobRecord {
     pub volume_name: String,
     /// Where it is in its life.
     pub state: JobState,
-    /// One of the planner's phases, or `checksum`.
+    /// One of the planner's phases, or `checksum`, or `order`.
     pub phase: String,
     /// The host that gives up its replica or role.
     pub from: Option<String>,
@@ -278,6 +306,10 @@ pub struct JobRecord {
     pub gate_micros_max: Option<u64>,
     /// How long a verification may wait, in seconds.
     pub limit_seconds: u64,
+    /// What it has done once, on the host that gets the role or gives it up.
+    pub order: Option<Order>,
+    /// What came of the order, in words.
+    pub note: Option<String>,
     /// Result of a verification.
     pub verify: Option<VerifyReport>,
     /// Why it failed.

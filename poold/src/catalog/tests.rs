@@ -21,6 +21,7 @@ fn node(name: &str) -> NodeRecord {
         name: name.to_owned(),
         address: "127.0.0.1:1".to_owned(),
         peer_address: "127.0.0.1:2".to_owned(),
+        serial: "7f".to_owned(),
         joined: clock::now(),
     }
 }
@@ -229,7 +230,7 @@ fn a_record_that_makes_no_sense_is_reported() {
     check(b"nonsense", "record `node/a` is not readable");
     check(br#"{"version":9,"record":{}}"#, "record `node/a` has version 9");
     check(
-        br#"{"version":1,"record":{"name":7}}"#,
+        br#"{"version":2,"record":{"name":7}}"#,
         "record `node/a` makes no sense",
     );
     let other = records::encode(&node("b")).unwrap();

@@ -7,8 +7,8 @@ use api::ApiError;
 use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
     AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList, IssueToken, Job,
-    JobList, JoinAnswer, JoinPool, JoinRequest, Migrate, Node, NodeList, OnNode, PoolInfo, PoolInit,
-    RemoveNode, RemoveVg, Status, Token, Verify, VgList, Volume, VolumeList, VolumeLog,
+    JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList, OnNode, PoolInfo,
+    PoolInit, RemoveNode, RemoveVg, Status, Token, Verify, VgList, Volume, VolumeList, VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -93,6 +93,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/join", post(volume_join))
         .route("/v1/volumes/{name}/leave", post(volume_leave))
         .route("/v1/volumes/{name}/primary", post(volume_primary))
+        .route("/v1/volumes/{name}/secondary", post(volume_secondary))
         .route("/v1/volumes/{name}/attach", post(volume_attach))
         .route("/v1/volumes/{name}/detach", post(volume_detach))
         .route("/v1/volumes/{name}/verify", post(volume_verify))
@@ -192,8 +193,12 @@ async fn volume_leave(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNod
     Ok(Answer(pool.volume_leave(&name, &wish)?))
 }
 
-async fn volume_primary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNode>) -> Reply<Changed> {
+async fn volume_primary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<MakePrimary>) -> Reply<Changed> {
     Ok(Answer(pool.volume_primary(&name, &wish)?))
+}
+
+async fn volume_secondary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Change>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_secondary(&name, wish.dry_run)?))
 }
 
 async fn volume_attach(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Attach>) -> Reply<Attached> {
@@ -252,6 +257,7 @@ async fn agent_report(Pool(pool): Pool, Name(name): Name, Wish(report): Wish<Rep
         generation: 0,
         steps: Vec::new(),
         job: None,
+        loss: None,
     }))
 }
 
@@ -268,13 +274,14 @@ async fn vg_release(Wish(wish): Wish<ReleaseVg>) -> Reply<Changed> {
         generation: 0,
         steps: Vec::new(),
         job: None,
+        loss: None,
     }))
 }
 
 /// The node on whose behalf a request comes.
 fn asking<'a>(pool: &'a Leader, caller: &'a Caller) -> &'a str {
     match caller {
-        Caller::Node(node) => node,
+        Caller::Node { node, .. } => node,
         Caller::Local | Caller::Stranger => &pool.node,
     }
 }

@@ -19,7 +19,7 @@ use tracing::{debug, warn};
 
 use super::{Caller, answer};
 use crate::daemon::Daemon;
-use crate::tls::node_of;
+use crate::tls::{node_of, serial_of};
 
 /// How long a handshake or the head of a request may take.
 const HEAD_PATIENCE: Duration = Duration::from_secs(10);
@@ -159,7 +159,10 @@ async fn serve_remote(
         .peer_certificates()
         .and_then(|chain| chain.first())
     {
-        Some(certificate) => Caller::Node(node_of(certificate).context("the certificate names no node")?),
+        Some(certificate) => Caller::Node {
+            node: node_of(certificate).context("the certificate names no node")?,
+            serial: serial_of(certificate).context("the certificate has no serial number")?,
+        },
         None => Caller::Stranger,
     };
     serve(stream, daemon, router, caller).await?;

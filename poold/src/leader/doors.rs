@@ -180,6 +180,7 @@ impl Leader {
             generation,
             steps,
             job: None,
+            loss: None,
         })
     }
 

@@ -17,8 +17,11 @@ use crate::catalog::{Records, Tx};
 
 pub use progress::Board;
 
-/// The phase of a verification; the only one that is not the planner's.
+/// The phase of a verification, which is none of the planner's.
 pub const CHECKSUM_PHASE: &str = "checksum";
+
+/// The phase in which something is done once.
+pub const ORDER_PHASE: &str = "order";
 
 impl Tx {
     /// Refuses when a job is at work on the volume.
@@ -148,6 +151,9 @@ impl Leader {
                 (JobKind::Primary, _) => "the primary role stays where it is",
                 (JobKind::Create, _) => "the volume stays as it is; nobody waits for it any more",
                 (JobKind::Verify, _) => "the comparison ends without a result",
+                (JobKind::TakeOver | JobKind::Secondary, _) => {
+                    "it is not ordered any more; where it was done already, it stays done"
+                }
             };
             job.state = JobState::Cancelling;
             tx.event(&object, "is to be undone")?;
@@ -158,6 +164,7 @@ impl Leader {
                 generation: 0,
                 steps: vec![steps.to_owned()],
                 job: Some(id.to_owned()),
+                loss: None,
             })
         })
     }

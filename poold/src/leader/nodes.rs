@@ -5,7 +5,7 @@ use api::pool::{Changed, IssueToken, JoinAnswer, JoinRequest, Token};
 use model::NodeId;
 
 use super::Leader;
-use crate::catalog::records::{NodeRecord, TokenRecord, VgRecord};
+use crate::catalog::records::{NodeRecord, RevokedRecord, TokenRecord, VgRecord};
 use crate::token::{FRESH_TOKEN_HINT, JoinToken, hash};
 use crate::{clock, tls};
 
@@ -65,13 +65,7 @@ impl Leader {
             .map_err(|error| ApiError::usage(error.to_string()).object(object.clone()))?;
         tls::check_node_name(&request.node)?;
         for address in [&request.address, &request.peer_address] {
-            if address
-                .rsplit_once(':')
-                .is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-            {
-                let message = format!("`{address}` is not of the form host:port");
-                return Err(ApiError::usage(message).object(object));
-            }
+            check_address(address).map_err(|error| error.object(object.clone()))?;
         }
         let refused = |message: &str| {
             Err(ApiError::refused(message)
@@ -107,6 +101,7 @@ impl Leader {
                 name: request.node.clone(),
                 address: request.address.clone(),
                 peer_address: request.peer_address.clone(),
+                serial: tls::serial(&cert_pem)?,
                 joined: clock::now(),
             })?;
             tx.event(&object, "joins the pool")?;
@@ -126,7 +121,7 @@ impl Leader {
         let refused =
             |message: String, hint: &str| Err(ApiError::refused(message).hint(hint).object(object.clone()));
         let changed = self.change(dry_run, |tx| {
-            tx.records.node(name)?;
+            let record = tx.records.node(name)?.clone();
             if name == self.node {
                 return refused(
                     format!("node {name} holds the pool's catalog"),
@@ -162,7 +157,14 @@ impl Leader {
                 .filter(|vg| vg.node == name)
                 .map(|vg| format!("{}/{}", vg.node, vg.name))
                 .collect();
-            let mut steps = vec![format!("node {name} is no longer trusted by the pool's daemons")];
+            let mut steps = vec![format!(
+                "node {name} is no longer trusted by the pool's daemons: its certificate is revoked"
+            )];
+            tx.put(RevokedRecord {
+                serial: record.serial,
+                node: name.to_owned(),
+                since: clock::now(),
+            })?;
             for key in groups {
                 tx.remove::<VgRecord>(&key);
                 steps.push(format!("its volume group {key} no longer belongs to the pool"));
@@ -175,6 +177,7 @@ impl Leader {
                 generation: 0,
                 steps,
                 job: None,
+                loss: None,
             })
         })?;
         if !dry_run {
@@ -183,8 +186,20 @@ impl Leader {
         Ok(changed)
     }
 
-    /// Whether a certificate's node is still in the pool.
-    pub fn is_member(&self, node: &str) -> bool {
-        self.catalog.records().nodes.get(node).is_some()
+    /// Whether a certificate's node is still in the pool, by that certificate.
+    pub fn is_member(&self, node: &str, serial: &str) -> bool {
+        let records = self.catalog.records();
+        records.nodes.get(node).is_some() && records.revoked.get(serial).is_none()
     }
+}
+
+/// Errors: `usage` for what is not `host:port`.
+pub fn check_address(address: &str) -> Result<(), ApiError> {
+    let parts = address.rsplit_once(':');
+    if parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok()) {
+        return Ok(());
+    }
+    Err(ApiError::usage(format!(
+        "`{address}` is not of the form host:port"
+    )))
 }

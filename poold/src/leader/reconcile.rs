@@ -13,6 +13,7 @@ use model::NodeId;
 use tracing::{error, info_span};
 
 use super::Leader;
+use super::orders::order_steps;
 use crate::catalog::records::{LifeRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
 use crate::clock;
@@ -54,12 +55,13 @@ impl Handout {
             revision: 0,
             steps: Vec::new(),
             vgs: Vec::new(),
+            revoked: Vec::new(),
         };
         self.nodes.get(node).cloned().unwrap_or(none)
     }
 
     /// The same with new steps; a node whose steps are as before keeps its revision.
-    fn next(&self, nodes: BTreeMap<String, (Vec<Step>, Vec<VgRef>)>) -> Handout {
+    fn next(&self, nodes: BTreeMap<String, (Vec<Step>, Vec<VgRef>)>, revoked: &[String]) -> Handout {
         let mut next = Handout {
             newest: self.newest,
             nodes: BTreeMap::new(),
@@ -68,7 +70,7 @@ impl Handout {
             let before = self
                 .nodes
                 .get(&node)
-                .filter(|before| before.steps == steps && before.vgs == vgs);
+                .filter(|before| before.steps == steps && before.vgs == vgs && before.revoked == revoked);
             let revision = before.map_or_else(
                 || {
                     next.newest += 1;
@@ -76,7 +78,16 @@ impl Handout {
                 },
                 |before| before.revision,
             );
-            next.nodes.insert(node, Steps { revision, steps, vgs });
+            let revoked = revoked.to_vec();
+            next.nodes.insert(
+                node,
+                Steps {
+                    revision,
+                    steps,
+                    vgs,
+                    revoked,
+                },
+            );
         }
         next
     }
@@ -111,6 +122,7 @@ impl Leader {
         self.hand_out(&records, &snapshot, now);
         self.show_progress(&records, &snapshot, now);
         self.note_hosts(&records, &snapshot, now, online)?;
+        self.inventory.keep_orders(|job| records.job_runs(job));
         self.inventory
             .keep_volumes(&records.volumes.iter().map(|volume| volume.id.clone()).collect());
         Ok(())
@@ -200,13 +212,28 @@ impl Leader {
                 }
             }
         }
-        for (node, step) in self.checksum_steps(records, snapshot, now) {
+        let orders = order_steps(records, snapshot, now);
+        for (node, step) in self
+            .checksum_steps(records, snapshot, now)
+            .into_iter()
+            .chain(orders)
+        {
             if let Some((steps, _)) = nodes.get_mut(&node) {
                 steps.push(step);
             }
         }
+        for (node, step) in stale_steps(records, snapshot, now) {
+            if let Some((steps, _)) = nodes.get_mut(&node) {
+                steps.push(step);
+            }
+        }
+        let revoked: Vec<String> = records
+            .revoked
+            .iter()
+            .map(|record| record.serial.clone())
+            .collect();
         self.handout.send_if_modified(|handout| {
-            let next = handout.next(nodes);
+            let next = handout.next(nodes, &revoked);
             let changed = next.newest != handout.newest || next.nodes.len() != handout.nodes.len();
             if changed {
                 *handout = Arc::new(next);
@@ -246,6 +273,40 @@ impl Leader {
         };
         self.catalog.change(false, note)
     }
+}
+
+/// What is left of volumes that are no more: a host that was away when a volume was deleted still knows it for its doors. Only
+/// what holds no data goes, and nobody who is connected is cut off: a replica that nobody knows is left to people.
+fn stale_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<(String, Step)> {
+    let mut steps = Vec::new();
+    for (node, seen) in &snapshot.hosts {
+        let Ok(status) = snapshot.marsd(node, now) else {
+            continue;
+        };
+        let stale = status.volumes.iter().filter(|known| {
+            records.volumes.get(&known.volume).is_none()
+                && known.replica.is_none()
+                && known.doors.iter().all(|door| door.clients == 0)
+        });
+        for known in stale {
+            let generation = seen.report.generations.get(&known.volume).copied().unwrap_or(0);
+            let closing = known.doors.iter().map(|door| Action::DoorClose {
+                door: door.door.clone(),
+            });
+            for action in closing.chain([Action::Forget]) {
+                let volume = known.volume.clone();
+                steps.push((
+                    node.clone(),
+                    Step {
+                        volume,
+                        generation,
+                        action,
+                    },
+                ));
+            }
+        }
+    }
+    steps
 }
 
 /// What a volume should be and the steps to it; `None` only for a record that `Catalog::open` would have refused.

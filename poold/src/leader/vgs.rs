@@ -65,6 +65,7 @@ impl Leader {
             generation: 0,
             steps,
             job: None,
+            loss: None,
         })
     }
 
@@ -127,6 +128,7 @@ impl Leader {
             generation: 0,
             steps,
             job: None,
+            loss: None,
         })
     }
 

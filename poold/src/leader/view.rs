@@ -176,8 +176,11 @@ impl View<'_> {
             size_bytes: volume.size_bytes,
             mode: volume.mode.clone(),
             state,
-            primary: Some(first).filter(|_| volume.life != LifeRecord::Deleting),
-            epoch: primary.map_or(0, |(_, replica)| replica.epoch),
+            primary: Some(first).filter(|_| {
+                let nobody = volume.stepped_down && primary.is_none();
+                volume.life != LifeRecord::Deleting && !nobody
+            }),
+            epoch: self.snapshot.term(&volume.id),
             generation: volume.generation,
             replicas,
             doors: self.doors(volume),
@@ -435,7 +438,12 @@ impl View<'_> {
                 let expected = job.is_some_and(|job| match job.kind {
                     JobKind::Create => true,
                     JobKind::Join | JobKind::Migrate => job.to.as_ref().is_some_and(|to| to.node == row.node),
-                    JobKind::Delete | JobKind::Leave | JobKind::Primary | JobKind::Verify => false,
+                    JobKind::Delete
+                    | JobKind::Leave
+                    | JobKind::Primary
+                    | JobKind::Verify
+                    | JobKind::TakeOver
+                    | JobKind::Secondary => false,
                 });
                 let leaving = volume.leaving.iter().any(|place| place.node == row.node);
                 if !good && !expected && !leaving {

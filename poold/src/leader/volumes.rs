@@ -186,52 +186,6 @@ impl Leader {
         })
     }
 
-    /// `volume primary`.
-    pub fn volume_primary(&self, name: &str, request: &OnNode) -> Result<Changed, ApiError> {
-        let snapshot = self.inventory.snapshot();
-        self.change(request.dry_run, |tx| {
-            let volume = self.idle(tx, name)?;
-            tx.records.node(&request.node)?;
-            let object = format!("volume {name}");
-            let node = NodeId::new(&request.node).map_err(|error| ApiError::usage(error.to_string()))?;
-            desired(&volume)?
-                .with_primary(&node)
-                .map_err(|error| refusal(&error, name))?;
-            let now = Instant::now();
-            let Some((from, _)) = snapshot.primary(&volume.id, now) else {
-                let message = format!(
-                    "the primary of volume `{name}` (node {}) is not reachable",
-                    volume.primary
-                );
-                let hint = "a planned hand-over needs it; bring the node back first";
-                return Err(ApiError::refused(message).hint(hint).object(object));
-            };
-            let from = from.to_owned();
-            let mut job = JobRecord::new(JobKind::Primary, &volume, Phase::HandOver.word());
-            job.to = Some(PlaceRecord {
-                node: request.node.clone(),
-                vg: String::new(),
-            });
-            if from == request.node && volume.primary == request.node {
-                let steps = vec![format!("nothing: node {from} is primary already")];
-                let generation = volume.generation;
-                return Ok(Changed {
-                    object,
-                    dry_run: request.dry_run,
-                    generation,
-                    steps,
-                    job: None,
-                });
-            }
-            if from != request.node {
-                in_sync(&volume, &request.node, &snapshot)?;
-            }
-            let steps = vec![format!("node {from} hands the primary role over to node {node}")];
-            job.from = Some(from);
-            self.begin(tx, request.dry_run, &volume, job, steps)
-        })
-    }
-
     /// `migrate`.
     pub fn migrate(&self, request: &Migrate) -> Result<Changed, ApiError> {
         let snapshot = self.inventory.snapshot();
@@ -296,7 +250,7 @@ impl Leader {
     }
 
     /// The volume, if nothing is at work on it and it is not on its way out.
-    fn idle(&self, tx: &Tx, name: &str) -> Result<VolumeRecord, ApiError> {
+    pub(super) fn idle(&self, tx: &Tx, name: &str) -> Result<VolumeRecord, ApiError> {
         let volume = tx.records.volume(name)?.clone();
         tx.no_job_at(&volume)?;
         if volume.life == LifeRecord::New {
@@ -307,7 +261,7 @@ impl Leader {
         Ok(volume)
     }
 
-    fn begin(
+    pub(super) fn begin(
         &self,
         tx: &mut Tx,
         dry_run: bool,
@@ -326,6 +280,7 @@ impl Leader {
             generation: volume.generation,
             steps,
             job: (!dry_run).then(|| number.to_string()),
+            loss: None,
         })
     }
 
@@ -443,7 +398,7 @@ pub fn open_doors(volume: &VolumeRecord, snapshot: &Snapshot) -> (u64, usize) {
     })
 }
 
-fn in_sync(volume: &VolumeRecord, node: &str, snapshot: &Snapshot) -> Result<(), ApiError> {
+pub(super) fn in_sync(volume: &VolumeRecord, node: &str, snapshot: &Snapshot) -> Result<(), ApiError> {
     let now = Instant::now();
     let refused = |message: String| {
         Err(ApiError::refused(message)

@@ -1,6 +1,8 @@
 //! Long work to its end, over the death of daemons at every phase, and back again.
 
-use api::pool::{Attach, Change, DeleteVolume, Detach, JobKind, Migrate, OnNode, PoolState, Verdict, Verify};
+use api::pool::{
+    Attach, Change, DeleteVolume, Detach, JobKind, MakePrimary, Migrate, OnNode, PoolState, Verdict, Verify,
+};
 
 use super::*;
 
@@ -8,6 +10,13 @@ fn on(node: &str) -> OnNode {
     OnNode {
         node: node.to_owned(),
         dry_run: false,
+    }
+}
+
+fn primary(node: &str) -> MakePrimary {
+    MakePrimary {
+        node: node.to_owned(),
+        ..MakePrimary::default()
     }
 }
 
@@ -73,7 +82,12 @@ async fn a_volume_lives_through_everything() {
     let job = client.volume_join("web", &on("a")).await.unwrap().job.unwrap();
     finish(client, &job, JobState::Done).await;
     assert_eq!(world.replicas(), "abC");
-    let job = client.volume_primary("web", &on("b")).await.unwrap().job.unwrap();
+    let job = client
+        .volume_primary("web", &primary("b"))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
     let job = finish(client, &job, JobState::Done).await;
     assert_ne!(
         job.gate_micros_max,

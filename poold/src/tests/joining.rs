@@ -214,3 +214,23 @@ async fn a_damaged_catalog_stops_the_daemon_and_stays_as_it_is() {
     let daemon = Daemon::new(a.config.clone()).unwrap();
     assert!(format!("{:#}", daemon.start().await.unwrap_err()).contains("node.json"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_moved_tells_the_catalog_and_its_peers_hear_of_it() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    hosts[1].kill().await;
+    hosts[1].config.marsd_peer = "127.0.0.9:7777".to_owned();
+    hosts[1].boot().await;
+    until(&client, async || {
+        client.node("b").await.unwrap().peer_address == "127.0.0.9:7777"
+    })
+    .await;
+    until(&client, async || {
+        world.addresses("a").contains(&"127.0.0.9:7777".to_owned())
+    })
+    .await;
+}

@@ -1,7 +1,7 @@
 //! Everything that is refused: the right kind, a hint, and nothing changed.
 
 use api::ErrorKind::{NotFound, Refused, Usage};
-use api::pool::{Attach, DeleteVolume, Detach, Migrate, OnNode, RemoveNode, RemoveVg};
+use api::pool::{Attach, DeleteVolume, Detach, MakePrimary, Migrate, OnNode, RemoveNode, RemoveVg};
 
 use super::*;
 
@@ -9,6 +9,13 @@ fn on(node: &str) -> OnNode {
     OnNode {
         node: node.to_owned(),
         dry_run: false,
+    }
+}
+
+fn primary(node: &str) -> MakePrimary {
+    MakePrimary {
+        node: node.to_owned(),
+        ..MakePrimary::default()
     }
 }
 
@@ -122,7 +129,7 @@ async fn bad_wishes_are_refused_and_change_nothing() {
         &["no replica"],
     );
     check(
-        client.volume_primary("web", &on("c")).await,
+        client.volume_primary("web", &primary("c")).await,
         Refused,
         &["no replica"],
     );
@@ -253,7 +260,11 @@ async fn open_doors_and_replicas_out_of_sync_are_protected() {
 
     let job = client.volume_join("web", &on("b")).await.unwrap().job.unwrap();
     until(client, async || world.replicas() == "Ab").await;
-    check(client.volume_primary("web", &on("b")).await, Refused, &["job"]);
+    check(
+        client.volume_primary("web", &primary("b")).await,
+        Refused,
+        &["job"],
+    );
     check(
         client.volume_delete("web", &DeleteVolume::default()).await,
         Refused,
@@ -268,12 +279,12 @@ async fn open_doors_and_replicas_out_of_sync_are_protected() {
     .await;
     // The state is the replica's word, the figure its primary's: they arrive with different reports.
     until(client, async || {
-        let refused = client.volume_primary("web", &on("b")).await.unwrap_err();
+        let refused = client.volume_primary("web", &primary("b")).await.unwrap_err();
         refused.message.contains("50 %")
     })
     .await;
     check(
-        client.volume_primary("web", &on("b")).await,
+        client.volume_primary("web", &primary("b")).await,
         Refused,
         &["not in sync", "50 %"],
     );
@@ -302,4 +313,34 @@ async fn a_removed_host_is_no_longer_heard() {
     );
     assert_eq!(client.nodes().await.unwrap().nodes.len(), 1);
     assert_eq!(client.vgs().await.unwrap().vgs.len(), 1);
+    // Its certificate is refused by the marsds too, which hear of it, also those that were down.
+    until(client, async || world.revoked().len() == 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_was_away_forgets_its_door_of_a_volume_that_is_no_more() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 1).await;
+    let home = client.volume("web").await.unwrap().primary.unwrap();
+    let far = if home == "a" { "b" } else { "a" };
+    let door = Attach {
+        node: Some(far.to_owned()),
+        ..Attach::default()
+    };
+    assert!(client.volume_attach("web", &door).await.unwrap().remote);
+    assert!(world.knows(far));
+    let index = usize::from(far == "b");
+    hosts[index].stop_marsd();
+    until(&client, async || {
+        client.node(far).await.unwrap().state != NodeState::Online
+    })
+    .await;
+    client.volume_detach("web", &Detach::default()).await.unwrap();
+    let job = client.volume_delete("web", &DeleteVolume::default()).await;
+    finish(&client, &job.unwrap().job.unwrap(), JobState::Done).await;
+    hosts[index].start_marsd();
+    until(&client, async || !world.knows(far)).await;
 }

@@ -38,6 +38,12 @@ impl Leader {
         let volume = records.volumes.get(&job.volume);
         let work = match job.work() {
             Ok(Some(work)) => work,
+            Ok(None) if job.order.is_some() => {
+                let Some((next, volume)) = self.advance_order(job, volume, snapshot, now) else {
+                    return Ok(false);
+                };
+                return self.write_job(job, next, volume);
+            }
             Ok(None) => {
                 let Some(next) = self.advance_verify(job, volume, snapshot) else {
                     return Ok(false);
@@ -170,6 +176,10 @@ impl Leader {
                     .error
                     .as_ref()
                     .map(|error| format!(": {error}"))
+                    .or_else(|| {
+                        let note = job.note.as_ref().filter(|note| !note.is_empty());
+                        note.map(|note| format!(": {} {note}", job.order_node().unwrap_or_default()))
+                    })
                     .unwrap_or_default();
                 tx.event(
                     &object,

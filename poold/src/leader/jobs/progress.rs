@@ -12,6 +12,7 @@ use crate::catalog::Records;
 use crate::catalog::records::JobRecord;
 use crate::inventory::Snapshot;
 use crate::leader::Leader;
+use crate::leader::orders::order_words;
 use crate::leader::reconcile::plan_of;
 
 /// How much of the newest speed goes into the one that is shown.
@@ -159,10 +160,12 @@ fn receiving(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Insta
 /// What a job waits for, in words: a step that failed before everything else.
 fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant) -> String {
     if job.state.ended() {
+        let note = job.note.as_deref().filter(|note| !note.is_empty());
+        let end = note.unwrap_or_else(|| job.state.word());
         return job
             .error
             .as_ref()
-            .map_or_else(|| job.state.word().to_owned(), |error| error.message.clone());
+            .map_or_else(|| end.to_owned(), |error| error.message.clone());
     }
     let trouble = snapshot.troubles.iter().find(|((volume, _), trouble)| {
         let current = records.volumes.get(volume).map_or(0, |volume| volume.generation);
@@ -179,6 +182,10 @@ fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant
     };
     if job.kind == JobKind::Verify {
         return "digests of all replicas are taken at a moment without writes".to_owned();
+    }
+    if let Some(order) = &job.order {
+        let node = job.order_node().unwrap_or_default();
+        return format!("node {node} is to {}", order_words(order));
     }
     let planned = plan_of(records, volume, snapshot, now);
     let (Some((desired, plan)), Ok(Some(work))) = (planned, job.work()) else {

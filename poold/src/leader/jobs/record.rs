@@ -5,7 +5,7 @@ use migrate::desired::Placement;
 use migrate::job::Work;
 use model::NodeId;
 
-use super::CHECKSUM_PHASE;
+use super::{CHECKSUM_PHASE, ORDER_PHASE};
 use crate::catalog::records::{JobRecord, VolumeRecord};
 use crate::clock;
 
@@ -24,6 +24,8 @@ impl JobRecord {
             moves_primary: false,
             gate_micros_max: None,
             limit_seconds: 0,
+            order: None,
+            note: None,
             verify: None,
             error: None,
             created: clock::now(),
@@ -31,7 +33,7 @@ impl JobRecord {
         }
     }
 
-    /// What the planner has to decide about; `None` for a verification. Errors: what in the record makes no sense.
+    /// What the planner has to decide about; `None` for a verification and for an order. Errors: what in the record makes no sense.
     pub(super) fn work(&self) -> Result<Option<Work>, String> {
         let node = |name: &Option<String>| {
             let name = name.as_deref().ok_or("the job lacks a node")?;
@@ -60,7 +62,7 @@ impl JobRecord {
                 from: node(&self.from)?,
                 to: to()?,
             }),
-            JobKind::Verify => None,
+            JobKind::Verify | JobKind::TakeOver | JobKind::Secondary => None,
         })
     }
 
@@ -71,8 +73,17 @@ impl JobRecord {
                 .iter()
                 .map(|phase| phase.word().to_owned())
                 .collect(),
+            Ok(None) if self.order.is_some() => vec![ORDER_PHASE.to_owned()],
             Ok(None) | Err(_) => vec![CHECKSUM_PHASE.to_owned()],
         }
+    }
+
+    /// The host that an order goes to: the one that gets something, else the one that gives something up.
+    pub fn order_node(&self) -> Option<&str> {
+        self.to
+            .as_ref()
+            .map(|to| to.node.as_str())
+            .or(self.from.as_deref())
     }
 
     /// As the API shows it, without progress.

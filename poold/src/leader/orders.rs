@@ -1,0 +1,103 @@
+//! How is something done once on one replica? A job gives an order; the host's agent carries it out and says what came of it.
+
+use std::time::Instant;
+
+use api::ApiError;
+use api::pool::JobState;
+use api::pool::agent::{Action, Order, Step};
+
+use super::Leader;
+use super::jobs::ORDER_PHASE;
+use crate::catalog::Records;
+use crate::catalog::records::{JobRecord, VolumeRecord};
+use crate::clock;
+use crate::inventory::Snapshot;
+
+/// The orders that running jobs still wait for; those to hosts that are not seen wait until they are.
+pub fn order_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<(String, Step)> {
+    let step = |job: &JobRecord| {
+        let order = job.order.clone().filter(|_| job.phase == ORDER_PHASE)?;
+        let volume = records.volumes.get(&job.volume)?;
+        let node = job.order_node()?;
+        let waits = job.state == JobState::Running && !snapshot.orders.contains_key(&job.number);
+        (waits && snapshot.volume(node, &volume.id, now).is_some()).then(|| {
+            let action = Action::Order {
+                job: job.number,
+                order,
+            };
+            let (volume, generation) = (volume.id.clone(), volume.generation);
+            (
+                node.to_owned(),
+                Step {
+                    volume,
+                    generation,
+                    action,
+                },
+            )
+        })
+    };
+    records.jobs.iter().filter_map(step).collect()
+}
+
+impl Leader {
+    /// Decides about a job that gives an order. Answers the changed job, if it changed, and the volume changed by it.
+    pub fn advance_order(
+        &self,
+        job: &JobRecord,
+        volume: Option<&VolumeRecord>,
+        snapshot: &Snapshot,
+        now: Instant,
+    ) -> Option<(JobRecord, Option<VolumeRecord>)> {
+        let end = |state, error| JobRecord {
+            state,
+            error,
+            ended: Some(clock::now()),
+            ..job.clone()
+        };
+        let Some(volume) = volume else {
+            let error = ApiError::not_found("the volume was deleted");
+            return Some((end(JobState::Failed, Some(error)), None));
+        };
+        let came = snapshot.orders.get(&job.number);
+        let order = job.order.as_ref()?;
+        if came.is_none() && !is_seen(order, job, volume, snapshot, now) {
+            return (job.state == JobState::Cancelling).then(|| (end(JobState::Cancelled, None), None));
+        }
+        if let Some(Err(error)) = came {
+            let error = error.clone().object(format!("volume {}", volume.name));
+            return Some((end(JobState::Failed, Some(error)), None));
+        }
+        let done = JobRecord {
+            note: came.and_then(|came| came.clone().ok()),
+            ..end(JobState::Done, None)
+        };
+        let mut next = volume.clone();
+        next.generation += 1;
+        match order {
+            Order::TakeOver { .. } => {
+                next.primary = job.order_node()?.to_owned();
+                next.stepped_down = false;
+            }
+            Order::StepDown => next.stepped_down = true,
+        }
+        Some((done, Some(next)))
+    }
+}
+
+/// Whether what was ordered can be seen to be so, also where the agent's word was lost.
+fn is_seen(order: &Order, job: &JobRecord, volume: &VolumeRecord, snapshot: &Snapshot, now: Instant) -> bool {
+    match order {
+        Order::TakeOver { term } => snapshot
+            .primary(&volume.id, now)
+            .is_some_and(|(node, replica)| job.order_node() == Some(node) && replica.epoch >= *term),
+        Order::StepDown => false,
+    }
+}
+
+/// What an order means, after "node N is to".
+pub fn order_words(order: &Order) -> &'static str {
+    match order {
+        Order::TakeOver { .. } => "become primary by itself",
+        Order::StepDown => "give the primary role up",
+    }
+}

@@ -1,0 +1,134 @@
+//! Who is primary, when nobody can be asked: told what it loses, given out once, taken up again after a restart.
+
+use api::ErrorKind::Refused;
+use api::pool::{Attach, Change, Changed, Detach, JobKind, MakePrimary};
+
+use super::*;
+
+fn to(node: &str, force: bool) -> MakePrimary {
+    MakePrimary {
+        node: node.to_owned(),
+        force,
+        dry_run: false,
+    }
+}
+
+#[track_caller]
+fn refused(result: Result<Changed, ApiError>, words: &[&str]) {
+    let error = result.unwrap_err();
+    assert_eq!(error.kind, Refused, "{error:?}");
+    let all = format!("{} {}", error.message, error.hint.clone().unwrap_or_default());
+    assert!(words.iter().all(|word| all.contains(word)), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_takes_over_from_a_dead_host_and_the_wish_follows() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("abc", &world).await;
+    // The catalog is on a; the volume's primary on b.
+    let client = hosts[0].client.clone();
+    let wish = CreateVolume {
+        name: "web".to_owned(),
+        size_bytes: 8192,
+        on: vec!["b".to_owned(), "c".to_owned()],
+        ..CreateVolume::default()
+    };
+    let job = client.volume_create(&wish).await.unwrap().job.unwrap();
+    finish(&client, &job, JobState::Done).await;
+    refused(
+        client.volume_primary("web", &to("c", true)).await,
+        &["connected", "poolctl volume primary web c"],
+    );
+    hosts[1].stop_marsd();
+    until(&client, async || {
+        client.volume("web").await.unwrap().state == "unreachable"
+    })
+    .await;
+    refused(
+        client.volume_primary("web", &to("c", false)).await,
+        &["node b", "--force"],
+    );
+    let dry = MakePrimary {
+        dry_run: true,
+        ..to("c", true)
+    };
+    let told = client.volume_primary("web", &dry).await.unwrap();
+    assert_eq!((told.steps.len(), told.job), (2, None), "{:?}", told.steps);
+    assert!(told.loss.is_some());
+    let before = client.volume("web").await.unwrap();
+    let job = client
+        .volume_primary("web", &to("c", true))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    let job = finish(&client, &job, JobState::Done).await;
+    assert_eq!(job.kind, JobKind::TakeOver);
+    let shown = client.volume("web").await.unwrap();
+    assert_eq!((shown.primary.as_deref(), shown.epoch), (Some("c"), 65_536));
+    assert!(shown.generation > before.generation);
+    // Nobody pulls the role back to where it was, and no term is given out twice.
+    hosts[1].start_marsd();
+    until(&client, async || {
+        client.volume("web").await.unwrap().state == "uptodate"
+    })
+    .await;
+    assert_eq!(world.hand_overs(), 0);
+    hosts[2].stop_marsd();
+    until(&client, async || {
+        client.volume("web").await.unwrap().state == "unreachable"
+    })
+    .await;
+    let job = client
+        .volume_primary("web", &to("b", true))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    finish(&client, &job, JobState::Done).await;
+    assert_eq!(client.volume("web").await.unwrap().epoch, 2 * 65_536);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_steps_down_and_another_follows_without_force() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    client.volume_attach("web", &Attach::default()).await.unwrap();
+    world.set_clients("a", 1);
+    until(&client, async || {
+        client.volume("web").await.unwrap().doors[0].clients == 1
+    })
+    .await;
+    refused(
+        client.volume_secondary("web", &Change::default()).await,
+        &["1 guests", "detach"],
+    );
+    client.volume_detach("web", &Detach::default()).await.unwrap();
+    let job = client
+        .volume_secondary("web", &Change::default())
+        .await
+        .unwrap()
+        .job;
+    finish(&client, &job.unwrap(), JobState::Done).await;
+    assert_eq!(client.volume("web").await.unwrap().primary, None);
+    assert_eq!(world.replicas(), "ab");
+    // The wish outlives the daemon; asking again is no job.
+    hosts[0].kill().await;
+    hosts[0].boot().await;
+    online(&client, 2).await;
+    let again = client.volume_secondary("web", &Change::default()).await.unwrap();
+    assert_eq!((again.job, again.steps.len()), (None, 1));
+    assert_eq!(client.volume("web").await.unwrap().primary, None);
+    let job = client
+        .volume_primary("web", &to("b", false))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    finish(&client, &job, JobState::Done).await;
+    assert_eq!(client.volume("web").await.unwrap().primary.as_deref(), Some("b"));
+}
