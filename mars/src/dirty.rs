@@ -84,6 +84,14 @@ impl DirtyMap {
         }
     }
 
+    /// Adds everything that another map of the same volume names.
+    pub fn join(&mut self, other: &DirtyMap) {
+        assert_eq!(self.sectors, other.sectors, "maps of one volume");
+        for (bits, more) in self.bits.iter_mut().zip(&other.bits) {
+            *bits |= more;
+        }
+    }
+
     /// The first run of named sectors at or behind `from`, cut at `count_max` sectors (at least one extent).
     pub fn next_dirty(&self, from: SectorOffset, count_max: SectorCount) -> Option<SectorRange> {
         let extents = self.sectors.div_ceil(self.extent_sectors);

@@ -169,6 +169,14 @@ pub(crate) enum Io {
         next: SectorOffset,
         term: u32,
     },
+    SurveyOwn {
+        survey: u64,
+        range: SectorRange,
+    },
+    SurveySource {
+        link: LinkId,
+        overlay: Overlay,
+    },
     Checksum {
         job: Checksum,
         overlay: Overlay,
@@ -455,6 +463,12 @@ impl Engine {
             }
             (Io::SyncWrite { start, id, .. }, Event::VolumeWritten { .. }) => self.sync_written(start, id),
             (Io::SyncFlush { next, term }, Event::VolumeFlushed { .. }) => self.sync_flushed(next, term),
+            (Io::SurveyOwn { survey, range }, Event::VolumeStatus { extents, .. }) => {
+                self.own_surveyed(survey, range, &extents);
+            }
+            (Io::SurveySource { link, overlay }, Event::VolumeStatus { extents, .. }) => {
+                self.source_surveyed(link, overlay, &extents);
+            }
             (Io::Checksum { job, overlay }, Event::VolumeRead { data, .. }) => {
                 self.checksum_read(job, overlay.compose(data));
             }

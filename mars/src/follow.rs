@@ -353,6 +353,7 @@ impl Engine {
                 bytes,
             } => self.streamed(link, at, committed, horizon, &bytes),
             Message::SyncReply { id, end, extents } => self.sync_replied(id, end, extents),
+            Message::Survey { end, map } => self.told_survey(end, map),
             Message::Settings { settings } => self.adopt(settings),
             Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, settings),
             Message::Dirty { base, map } => self.told_dirty(base, map),
@@ -360,6 +361,7 @@ impl Engine {
             Message::Open { .. }
             | Message::Ack { .. }
             | Message::SyncRequest { .. }
+            | Message::SurveyRequest
             | Message::Digests { .. }
             | Message::Repaired { .. } => self.close_follow(link),
         }

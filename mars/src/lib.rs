@@ -28,6 +28,7 @@ pub mod settings;
 pub mod shadow;
 mod ship;
 pub mod status;
+mod survey;
 mod takeover;
 mod track;
 pub mod verify;

@@ -114,6 +114,15 @@ pub enum Message {
         /// For each extent asked for, in order.
         extents: Vec<SyncExtent>,
     },
+    /// Replica to source: where do you have data? What is a hole on both sides need not be compared.
+    SurveyRequest,
+    /// Source to replica: nowhere but here.
+    Survey {
+        /// The contents may hold writes up to here; a copy is whole only behind it.
+        end: Lsn,
+        /// Extents that may hold data.
+        map: DirtyMap,
+    },
     /// Source to replica, after [`Message::Opened`] with a base: what may have changed since then.
     Dirty {
         /// As in [`Message::Opened`].
@@ -256,6 +265,13 @@ impl Message {
                 w.u8(11);
                 settings.write(&mut w);
             }
+            Message::SurveyRequest => {
+                w.u8(13);
+            }
+            Message::Survey { end, map } => {
+                w.u8(14).lsn(*end);
+                map.write(&mut w);
+            }
             Message::Dirty { base, map } => {
                 w.u8(12).position(*base);
                 map.write(&mut w);
@@ -354,6 +370,11 @@ impl Message {
             },
             12 => Message::Dirty {
                 base: r.position("base")?,
+                map: DirtyMap::read(&mut r)?,
+            },
+            13 => Message::SurveyRequest,
+            14 => Message::Survey {
+                end: r.lsn("end")?,
                 map: DirtyMap::read(&mut r)?,
             },
             20 => Message::Digests {

@@ -17,6 +17,7 @@ use crate::guest::digest_of;
 use crate::message::{Message, SYNC_EXTENT_SECTORS, SYNC_EXTENTS_MAX, SyncExtent};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
+use crate::survey::Surveys;
 
 /// Requests on their way at one time.
 const PIECES_MAX: usize = 4;
@@ -43,17 +44,24 @@ pub(crate) struct Resync {
 /// What a copy compares.
 #[derive(Debug)]
 enum Scope {
-    All,
+    /// Where either side has data, once that is known.
+    Surveying(Surveys),
     /// What the source will name.
     Untold,
     Named(DirtyMap),
 }
 
 impl Resync {
-    /// The source names what is to be compared.
+    /// From now on it is known what is to be compared.
     pub fn told(&mut self, map: DirtyMap) {
-        if !matches!(self.scope, Scope::All) {
-            self.scope = Scope::Named(map);
+        self.scope = Scope::Named(map);
+    }
+
+    /// The surveys that are under way.
+    pub fn surveys(&mut self) -> Option<&mut Surveys> {
+        match &mut self.scope {
+            Scope::Surveying(surveys) => Some(surveys),
+            Scope::Untold | Scope::Named(_) => None,
         }
     }
 
@@ -61,8 +69,7 @@ impl Resync {
     fn next_range(&mut self, sectors: u64) -> Option<SectorRange> {
         let count_max = SYNC_EXTENT_SECTORS * SYNC_EXTENTS_MAX as u64;
         let range = match &self.scope {
-            Scope::All => SectorRange::new(self.cursor, count_max.min(sectors - self.cursor)),
-            Scope::Untold => return None,
+            Scope::Surveying(_) | Scope::Untold => return None,
             Scope::Named(map) => map.next_dirty(SectorOffset(self.cursor), SectorCount(count_max)),
         };
         let range = range.filter(|range| !range.is_empty());
@@ -203,8 +210,12 @@ impl Engine {
             term: source_term,
             base,
         };
+        let scope = match base {
+            None => Scope::Surveying(self.start_survey()),
+            Some(_) => Scope::Untold,
+        };
         self.resync = Some(Resync {
-            scope: base.map_or(Scope::All, |_| Scope::Untold),
+            scope,
             cursor: next.0,
             pieces: BTreeMap::new(),
             settled: next.0,
@@ -244,6 +255,7 @@ impl Engine {
         {
             resync.pieces.pop_first();
         }
+        self.pump_survey();
         self.ask_for_extents();
         let Some(resync) = &mut self.resync else { return };
         let first = resync.pieces.first_key_value();

@@ -12,6 +12,7 @@ use crate::lineage::Position;
 use crate::message::Message;
 use crate::museum::{self, Mutant};
 use crate::record::{HEADER_BYTES, Header};
+use crate::survey::Survey;
 
 /// Log sent to one peer that it has not yet written to its own log, at most.
 const WINDOW_BYTES: u64 = 8 << 20;
@@ -70,6 +71,8 @@ pub(crate) struct Ship {
     dirty_owed: Option<Lsn>,
     /// Answers to a full sync that wait until what they hold is durable here.
     pub replies: VecDeque<(Lsn, Message)>,
+    /// Where this side has data, while the replica waits to be told.
+    pub survey: Option<Survey>,
 }
 
 #[derive(Debug)]
@@ -113,6 +116,7 @@ impl Engine {
                     partial_wanted: false,
                     dirty_owed: None,
                     replies: VecDeque::new(),
+                    survey: None,
                 }),
             },
         );
@@ -181,6 +185,7 @@ impl Engine {
                     peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
                         && committed >= self.meta.trimmed;
                 }
+                Message::SurveyRequest => self.asked_for_survey(link),
                 Message::SyncRequest { id, start, digests } => self.sync_asked(link, id, start, digests),
                 Message::Digests { at, start, digests } => {
                     if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
@@ -525,6 +530,7 @@ impl Engine {
                 ship.stream = None;
                 ship.partial_wanted = false;
                 ship.replies.clear();
+                ship.survey = None;
             }
             if Some(&peer) != successor {
                 let message = Message::NotSource {

@@ -49,6 +49,7 @@ fn message(f: &mut dyn Write, message: &Message) -> fmt::Result {
                 .encode(),
             )
         }
+        Message::Survey { end, map } => write!(f, "Survey end {end} {map:?}"),
         Message::Dirty { base, map } => write!(f, "Dirty since {} {map:?}", base.lsn),
         other => write!(f, "{other:?}"),
     }
