@@ -124,6 +124,20 @@ pub enum Call {
         /// All of them.
         settings: VolumeSettings,
     },
+    /// Stop something at the replica here, or let it go on; kept over restarts.
+    VolumeSwitch {
+        /// Volume id.
+        volume: String,
+        /// What.
+        switch: SwitchWord,
+        /// Whether it goes on.
+        on: bool,
+    },
+    /// Declare the replica here whole although its full sync is not finished; only for whoever knows that its disk is right.
+    VolumeFakeSync {
+        /// Volume id.
+        volume: String,
+    },
     /// Forget a volume: close its doors, drop its log and state; the disk is left alone.
     VolumeForget {
         /// Volume id.
@@ -168,6 +182,22 @@ pub enum BirthKind {
     Primary,
     /// Joining secondary: full sync.
     Secondary,
+}
+
+/// What an operator can stop at one replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum SwitchWord {
+    /// Comparing disks in a full sync.
+    Sync,
+    /// Taking log from a source.
+    Fetch,
+    /// Bringing the log to the disk.
+    Replay,
+    /// Everything: off closes log and disk, which are left alone.
+    Attach,
+    /// All four: `up` and `down`.
+    All,
 }
 
 /// What an operator has decided for a whole volume.
@@ -384,6 +414,10 @@ pub struct ReplicaStatus {
     pub waiting_requests: u64,
     /// Longest wait at the gate so far.
     pub gate_micros_max: u64,
+    /// What an operator has stopped here: `sync`, `fetch`, `replay`, `attach`.
+    pub paused: Vec<SwitchWord>,
+    /// Whether only an operator's word, not a full sync, says that it is whole.
+    pub faked: bool,
     /// What an operator has decided for the volume.
     pub settings: VolumeSettings,
     /// As primary: since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait.

@@ -5,6 +5,7 @@ use model::{Epoch, Lsn, NodeId};
 
 use crate::lineage::{Digest, Position, Stretch};
 use crate::message::SYNC_EXTENTS_MAX;
+use crate::switch::Paused;
 
 /// Bytes that are not what the format says.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -96,6 +97,11 @@ impl Reader {
         let name = self.bytes(usize::from(length), what)?;
         let name = std::str::from_utf8(&name).map_err(|_| malformed(format!("{what}: not UTF-8")))?;
         NodeId::new(name).map_err(|e| malformed(format!("{what}: {e}")))
+    }
+
+    pub fn paused(&mut self, what: &str) -> Result<Paused, DecodeError> {
+        let bits = self.u8(what)?;
+        Paused::from_bits(bits).ok_or_else(|| malformed(format!("{what}: unknown bits in {bits:#04x}")))
     }
 
     pub fn option<T>(

@@ -13,7 +13,8 @@
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
 //! `ship.rs` is one, `resync.rs` copies disks, `verify.rs` and `repair.rs` compare them, `role.rs` moves the primary,
-//! `takeover.rs` makes one, `guest.rs` answers guests, `promise.rs` says when a flush may be answered. After each
+//! `takeover.rs` makes one, `guest.rs` answers guests, `switch.rs` is what operators have stopped, `promise.rs` says when a
+//! flush may be answered. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
 
@@ -39,6 +40,7 @@ use crate::role::HandOver;
 use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
+use crate::switch::Paused;
 use crate::track::Tracks;
 use crate::verify::Verify;
 use crate::watermark::Watermarks;
@@ -205,6 +207,7 @@ pub(crate) enum Then {
     CutSaved,
     FreshSaved,
     FreshReady,
+    Answer { id: CommandId },
     Decided { id: CommandId },
     PartialSaved,
     CopyMarked { id: u64 },
@@ -290,6 +293,8 @@ impl Engine {
             committed_epoch: Epoch::NONE,
             trimmed: Lsn(0),
             sync,
+            faked: false,
+            paused: Paused::default(),
             settings: Settings::default(),
             granted: None,
             lineage: Vec::new(),
@@ -584,6 +589,7 @@ impl Engine {
                 Then::CutSaved => self.cut_saved(),
                 Then::FreshSaved => self.fresh_saved(),
                 Then::FreshReady => self.fresh_ready(),
+                Then::Answer { id } => self.answer(id, Ok(crate::Answer::Done)),
                 Then::Decided { id } => self.decided(id),
                 Then::PartialSaved => self.partial_saved(),
                 Then::CopyMarked { id } => self.copy_marked(id),
@@ -611,6 +617,8 @@ impl Engine {
             Command::TakeOver { epoch } => self.start_take_over(id, epoch),
             Command::Secondary => self.start_step_down(id),
             Command::Checksum => self.start_checksum(id),
+            Command::Switch { switch, paused } => self.set_switch(id, switch, paused),
+            Command::FakeSync => self.fake_sync(id),
             Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),
             Command::Verify {
                 repair,
@@ -648,7 +656,7 @@ impl Engine {
             self.answer(id, Err(CommandError::NotInService { reason }));
         }
         for saving in std::mem::take(&mut self.saving) {
-            if let Then::Decided { id } = saving.then {
+            if let Then::Answer { id } | Then::Decided { id } = saving.then {
                 let reason = reason.clone();
                 self.answer(id, Err(CommandError::NotInService { reason }));
             }

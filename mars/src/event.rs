@@ -12,6 +12,7 @@ use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
 use crate::settings::MaxLag;
+use crate::switch::Switch;
 use crate::verify::VerifyRun;
 
 /// Names one guest request from acceptance to answer; chosen by the driver, unique while the request is open.
@@ -169,6 +170,16 @@ pub enum Command {
     Secondary,
     /// Digest the whole logical contents; answered by [`Answer::Checksum`].
     Checksum,
+    /// Stop something at this replica, or let it go on; durable when answered.
+    Switch {
+        /// What.
+        switch: Switch,
+        /// Whether it stops.
+        paused: bool,
+    },
+    /// Declare this replica whole although its full sync is not finished: its operator knows that the disk is right. Shown
+    /// in the status until a full sync or a full verify has said so too.
+    FakeSync,
     /// From now on flushes are answered by this mode, and this lag is alarming. Of the primary; durable when answered, and
     /// told to the replicas. A flush that waits already is judged by the new mode.
     SetMode {
@@ -561,6 +572,8 @@ pub enum Notice {
         /// Bytes that differed and were sent.
         copied_bytes: u64,
     },
+    /// An operator has declared the replica whole without a full sync.
+    SyncFaked,
     /// Log behind a primary's restart point was dropped; it was never acknowledged as durable.
     CutBack {
         /// New end.

@@ -13,6 +13,7 @@ use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::record::{Batch, BatchError, HEADER_BYTES, Header};
 use crate::replay::Replay;
+use crate::switch::Paused;
 use crate::watermark::Watermarks;
 
 /// First pause between attempts to reach a source; doubles up to the last.
@@ -97,7 +98,9 @@ pub(crate) struct Follow {
     pub begin_anew: bool,
     /// What the source of a partial copy has named, until the copy begins.
     pub named: Option<(Position, DirtyMap)>,
-    last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset)>,
+    last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset, Paused)>,
+    /// The source has no log for us any more, and an operator wants us to keep what we have.
+    pub outlived: bool,
 }
 
 impl Follow {
@@ -114,6 +117,7 @@ impl Follow {
             begin_anew: false,
             named: None,
             last_ack: None,
+            outlived: false,
         }
     }
 
@@ -123,6 +127,13 @@ impl Follow {
         self.primary_committed = Lsn(0);
         self.named = None;
         self.last_ack = None;
+    }
+
+    /// Something has changed: whoever has given up for long tries at once.
+    pub fn retry_now(&mut self, now: Tick) {
+        if let State::Idle { retry_at } = &mut self.state {
+            *retry_at = now;
+        }
     }
 
     fn retry_later(&mut self, now: Tick) {
@@ -250,6 +261,7 @@ impl Engine {
             epoch_seen: self.meta.epoch,
             end,
             end_epoch: self.log.sealed_epoch,
+            paused: self.meta.paused,
         };
         self.effects.push_back(Effect::Send { link, message });
     }
@@ -381,6 +393,14 @@ impl Engine {
             self.meta.granted = None;
         }
         self.follow.hint = Some(peer.clone());
+        self.follow.outlived = fresh && self.keeps_what_it_has();
+        if self.follow.outlived {
+            self.close_follow(link);
+            self.follow.state = State::Idle {
+                retry_at: self.now.after_millis(DIVERGED_RETRY_MILLIS),
+            };
+            return;
+        }
         if fresh {
             if let Some(base) = base {
                 return self.offered_partial(link, peer, source, base);
@@ -493,7 +513,8 @@ impl Engine {
             self.marks.written_back(),
         );
         let synced = self.synced();
-        let ack = (appended, committed, written_back, whole, synced);
+        let paused = self.meta.paused;
+        let ack = (appended, committed, written_back, whole, synced, paused);
         if self.follow.last_ack != Some(ack) {
             self.follow.last_ack = Some(ack);
             let message = Message::Ack {
@@ -502,6 +523,7 @@ impl Engine {
                 written_back,
                 whole,
                 synced,
+                paused,
             };
             self.effects.push_back(Effect::Send { link, message });
         }
@@ -629,6 +651,8 @@ impl Engine {
             from_epoch,
             lineage,
         } = source;
+        // A copy of what changed says nothing about the rest.
+        self.meta.faked &= base.is_some();
         self.meta.written_back = from;
         self.meta.touched = from.lsn;
         self.meta.committed = from;

@@ -10,6 +10,7 @@ use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::dirty::DirtyMap;
 use crate::lineage::{Position, Stretch};
 use crate::settings::Settings;
+use crate::switch::Paused;
 
 /// Sectors in one extent of a full sync: digests are compared and data is sent in these.
 pub const SYNC_EXTENT_SECTORS: u64 = 128;
@@ -31,6 +32,8 @@ pub enum Message {
         end: Option<Position>,
         /// Epoch of the last batch of my log.
         end_epoch: Epoch,
+        /// What is stopped here: with fetch among it, say hello but send me no log.
+        paused: Paused,
     },
     /// Source to replica: my log continues yours at `from`. A replica that opened without history, or whose history I
     /// no longer hold (`fresh`), begins an empty log at `from` and a full sync.
@@ -95,6 +98,8 @@ pub enum Message {
         whole: bool,
         /// Sectors the running full sync has settled.
         synced: SectorOffset,
+        /// What is stopped here.
+        paused: Paused,
     },
     /// Replica to source: compare these extents with yours.
     SyncRequest {
@@ -185,11 +190,12 @@ impl Message {
                 epoch_seen,
                 end,
                 end_epoch,
+                paused,
             } => {
                 w.u8(1).epoch(*epoch_seen).option(*end, |w, end| {
                     w.position(end);
                 });
-                w.epoch(*end_epoch);
+                w.epoch(*end_epoch).u8(paused.bits());
             }
             Message::Opened {
                 epoch,
@@ -236,13 +242,15 @@ impl Message {
                 written_back,
                 whole,
                 synced,
+                paused,
             } => {
                 w.u8(7)
                     .lsn(*appended)
                     .lsn(*committed)
                     .lsn(*written_back)
                     .bool(*whole)
-                    .u64(synced.0);
+                    .u64(synced.0)
+                    .u8(paused.bits());
             }
             Message::SyncRequest { id, start, digests } => {
                 w.u8(8).u64(*id).u64(start.0).digests(digests);
@@ -302,6 +310,7 @@ impl Message {
                 epoch_seen: r.epoch("epoch")?,
                 end: r.option("end", |r| r.position("end"))?,
                 end_epoch: r.epoch("end epoch")?,
+                paused: r.paused("paused")?,
             },
             2 => Message::Opened {
                 epoch: r.epoch("epoch")?,
@@ -338,6 +347,7 @@ impl Message {
                 written_back: r.lsn("written back")?,
                 whole: r.bool("whole")?,
                 synced: SectorOffset(r.u64("synced")?),
+                paused: r.paused("paused")?,
             },
             8 => {
                 let (id, start) = (r.u64("id")?, SectorOffset(r.u64("start")?));

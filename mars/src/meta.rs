@@ -9,6 +9,7 @@ use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::lineage::{Position, Stretch};
 use crate::record::crc32c;
 use crate::settings::Settings;
+use crate::switch::Paused;
 use crate::verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};
 
 /// Stretches of history kept; older ones are forgotten (a replica that far back needs a full sync anyway).
@@ -46,6 +47,10 @@ pub struct Meta {
     pub trimmed: Lsn,
     /// Whether the disk is a version of the volume.
     pub sync: SyncState,
+    /// Whether an operator, not a full sync, says that it is; until a full sync or a full verify says so too.
+    pub faked: bool,
+    /// What an operator has stopped here.
+    pub paused: Paused,
     /// What an operator has decided for the volume; a replica's is its source's.
     pub settings: Settings,
     /// The role was granted away in this epoch and position; repeated to the successor until it is heard of as primary.
@@ -127,6 +132,7 @@ impl Meta {
                     w.position(base);
                 }),
         };
+        w.bool(self.faked).u8(self.paused.bits());
         self.settings.write(&mut w);
         w.option(self.granted.as_ref(), |w, granted| {
             w.node(&granted.to).epoch(granted.epoch).position(granted.at);
@@ -192,6 +198,8 @@ impl Meta {
                 },
                 other => return Err(malformed(format!("sync state {other} is unknown"))),
             },
+            faked: r.bool("faked")?,
+            paused: r.paused("paused")?,
             settings: Settings::read(&mut r)?,
             granted: r.option("granted", |r| {
                 Ok(Granted {

@@ -13,6 +13,7 @@ use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::record::{BATCH_ALIGN_BYTES, Batch, BatchError, HEADER_BYTES, Header, Record};
+use crate::switch::Switch;
 
 /// Read at one time, at most; a small log is read in smaller steps, so that small worlds take the same paths as large ones.
 const READ_BYTES_MAX: u64 = 4 << 20;
@@ -220,6 +221,8 @@ impl Engine {
     fn load_limit(&self) -> Lsn {
         match self.meta.role {
             Role::Primary => self.marks.committed(),
+            // What has been begun is finished: else the disk alone would stay a mixture.
+            Role::Secondary if self.is_paused(Switch::Replay) => self.meta.touched,
             Role::Secondary if museum::is(Mutant::ReplayUncommitted) => self.marks.committed(),
             Role::Secondary => self.marks.committed().min(self.follow.primary_committed),
         }

@@ -18,6 +18,7 @@ use crate::message::{Message, SYNC_EXTENT_SECTORS, SYNC_EXTENTS_MAX, SyncExtent}
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::survey::Surveys;
+use crate::switch::Switch;
 
 /// Requests on their way at one time.
 const PIECES_MAX: usize = 4;
@@ -197,6 +198,9 @@ impl Engine {
         else {
             return;
         };
+        if self.is_paused(Switch::Sync) {
+            return;
+        }
         // Another primary does not know what changed since the base, either.
         let (next, base) = if term == source_term || museum::is(Mutant::SyncFromAnotherPrimary) {
             (next, base)

@@ -142,6 +142,12 @@ impl Engine {
         if self.sent_to(peer).is_none() {
             return Some("it is not connected to the primary".to_owned());
         }
+        let paused = peer.paused.holding(peer.whole);
+        if paused.any() {
+            return Some(format!(
+                "an operator has paused its {paused}; `poolctl volume resume` on {to} lets it go on"
+            ));
+        }
         if !peer.whole && !museum::is(Mutant::GrantedUnwhole) {
             let percent = peer.synced.0 * 100 / self.sectors().0;
             return Some(format!("its full sync is at {percent} %"));

@@ -13,6 +13,7 @@ use crate::message::Message;
 use crate::museum::{self, Mutant};
 use crate::record::{HEADER_BYTES, Header};
 use crate::survey::Survey;
+use crate::switch::{Paused, Switch};
 
 /// Log sent to one peer that it has not yet written to its own log, at most.
 const WINDOW_BYTES: u64 = 8 << 20;
@@ -42,6 +43,8 @@ pub(crate) struct Peer {
     pub link: Option<LinkId>,
     /// Log that it takes in.
     pub drain: Meter,
+    /// What an operator has stopped there.
+    pub paused: Paused,
 }
 
 impl Peer {
@@ -56,6 +59,7 @@ impl Peer {
             synced: SectorOffset(0),
             link: None,
             drain: Meter::default(),
+            paused: Paused::default(),
         }
     }
 }
@@ -152,13 +156,18 @@ impl Engine {
                     epoch_seen,
                     end,
                     end_epoch,
-                } => self.asked_to_open(link, epoch_seen, end, end_epoch),
+                    paused,
+                } => {
+                    self.note_paused(link, paused);
+                    self.asked_to_open(link, epoch_seen, end, end_epoch);
+                }
                 Message::Ack {
                     appended,
                     committed,
                     written_back,
                     whole,
                     synced,
+                    paused,
                 } => {
                     let Some(peer) = self
                         .links
@@ -181,6 +190,7 @@ impl Engine {
                     peer.replayed = written_back;
                     peer.whole = whole;
                     peer.synced = synced;
+                    peer.paused = paused;
                     // One that was dropped, but whose stream went on and has caught up, is waited for again.
                     peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
                         && committed >= self.meta.trimmed;
@@ -199,6 +209,13 @@ impl Engine {
                 }
                 _ => self.close_ship(link),
             },
+        }
+    }
+
+    fn note_paused(&mut self, link: LinkId, paused: Paused) {
+        let peer = self.links.get(&link).map(|link| &link.peer);
+        if let Some(peer) = peer.and_then(|peer| self.peers.get_mut(peer)) {
+            peer.paused = paused;
         }
     }
 
@@ -375,6 +392,7 @@ impl Engine {
                 appended: from.lsn,
                 synced: peer.synced,
                 drain: peer.drain,
+                paused: peer.paused,
                 link: Some(link),
                 ..Peer::remembered(durable)
             };
@@ -447,6 +465,10 @@ impl Engine {
                 .get(peer)
                 .map_or(trimmed, |track| trimmed.min(track.needed_there()));
             let acknowledged = self.peers.get(peer).map_or(stream.sent, |peer| peer.appended);
+            let wanted = self
+                .peers
+                .get(peer)
+                .is_none_or(|peer| !peer.paused.has(Switch::Fetch));
             if stream.sent < trimmed && !stream.reading {
                 // It was dropped and its log is gone: it must open again, and will begin anew.
                 self.close_ship(link);
@@ -461,7 +483,7 @@ impl Engine {
             if let Some((end, _)) = ship.replies.front() {
                 self.log.want_flush(*end);
             }
-            let more = stream.sent < appended && stream.sent.since(acknowledged) < WINDOW_BYTES;
+            let more = wanted && stream.sent < appended && stream.sent.since(acknowledged) < WINDOW_BYTES;
             let read = (more && !stream.reading).then_some(stream.sent);
             stream.reading |= read.is_some();
             let news = stream.announced != (committed, trimmed) || self.now >= stream.heartbeat_due;

@@ -7,6 +7,7 @@ use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::settings::Settings;
+use crate::switch::Paused;
 use crate::verify::{Verified, VerifyRun};
 use crate::watermark::Watermarks;
 
@@ -41,6 +42,10 @@ pub struct Status {
     pub waiting_requests: u64,
     /// Longest wait at the gate of a hand-over so far, in microseconds.
     pub gate_micros_max: u64,
+    /// What an operator has stopped here.
+    pub paused: Paused,
+    /// Whether only an operator's word says that it is whole.
+    pub faked: bool,
     /// What an operator has decided for the volume.
     pub settings: Settings,
     /// As primary: since how many microseconds too few replicas keep up with the mode (near-sync is degraded, sync waits).
@@ -91,6 +96,8 @@ pub struct PeerStatus {
     pub dirty: Option<SectorCount>,
     /// When it was last found equal to the others.
     pub verified: Option<Verified>,
+    /// What an operator has stopped there.
+    pub paused: Paused,
 }
 
 /// A replica that was behind for less than this is up to date: under load some bytes are always on their way.
@@ -125,6 +132,8 @@ impl Engine {
             shadow_bytes: self.shadow.bytes(),
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,
+            paused: self.meta.paused,
+            faked: self.meta.faked,
             settings: self.meta.settings,
             short_micros: since(self.policy.short_since),
             late_micros: since(self.policy.late_since),
@@ -163,6 +172,18 @@ impl Engine {
                     ReplicaState::SplitBrain,
                     Some(format!("its history and that of {peer} have parted")),
                 ),
+                (None, source, sync) if self.meta.paused.holding(sync == SyncState::Whole).any() => {
+                    let mut reason = format!(
+                        "an operator has paused its {}; `poolctl volume resume` lets it go on",
+                        self.meta.paused.holding(sync == SyncState::Whole)
+                    );
+                    if self.follow.outlived {
+                        reason += " with a full sync, because nobody has the log any more that it needs";
+                    } else if source.is_none() {
+                        reason += " once it has a source";
+                    }
+                    (ReplicaState::Paused, Some(reason))
+                }
                 (None, Some(_), SyncState::Whole) => {
                     let known = self.follow.primary_committed;
                     let caught_up = known > model::Lsn(0) && self.marks.committed() >= known;
@@ -205,6 +226,7 @@ impl Engine {
         let lag_micros = self.lag_micros(now, peer.committed);
         let state = match sent {
             None => ReplicaState::Unreachable,
+            Some(_) if peer.paused.holding(peer.whole).any() => ReplicaState::Paused,
             Some(_) if !peer.whole => ReplicaState::Syncing,
             Some(_) if lag_micros <= UPTODATE_MICROS => ReplicaState::Uptodate,
             Some(_) => ReplicaState::Behind,
@@ -220,6 +242,7 @@ impl Engine {
             synced: peer.synced,
             dirty: self.tracks.get(node).map(|track| track.map.dirty()),
             verified: self.last_verified(node),
+            paused: peer.paused,
         }
     }
 }

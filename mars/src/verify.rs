@@ -20,6 +20,7 @@ use crate::message::{Message, SYNC_EXTENT_SECTORS, SYNC_EXTENTS_MAX};
 use crate::record::Record;
 use crate::resync::digests_of;
 use crate::shadow::Overlay;
+use crate::ship::Peer;
 
 /// Differences kept to be shown; of more, only the bytes are counted.
 pub const DIFFERENCES_MAX: usize = 64;
@@ -355,7 +356,10 @@ impl Engine {
                 continue;
             }
             let peer = self.peers.get(&node.node);
-            if peer.is_some_and(|peer| peer.whole && peer.link.is_some()) {
+            // One that is paused reaches no barrier.
+            let takes_part =
+                |peer: &Peer| peer.whole && peer.link.is_some() && !peer.paused.holding(true).any();
+            if peer.is_some_and(takes_part) {
                 verify.away.remove(&node.node);
                 continue;
             }
@@ -442,6 +446,7 @@ impl Engine {
         let Record::Verified { began, nodes } = record else {
             return;
         };
+        self.meta.faked &= !nodes.contains(&self.config.node);
         let members = &self.config.members;
         self.meta
             .verified

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use mars::{
     Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, Effect, Engine, Event, GuestError,
-    GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, VolumeData,
+    GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, Switch, VolumeData,
 };
 use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, Tick, VolumeId, VolumeSize};
 
@@ -662,4 +662,44 @@ fn a_grant_that_was_lost_with_its_successor_is_not_the_end() {
         assert_eq!(world.status(name).state, ReplicaState::Uptodate, "{name}");
         assert_eq!(world.checksum(name), world.checksum("a"), "{name}");
     }
+}
+
+#[test]
+fn an_operator_vouches_for_a_disk_and_the_status_says_so() {
+    let mut world = World::new("a", &[]);
+    world.write("a", 0, 256, 1);
+    world.run(1000);
+    world.add("b", &["a", "b"], Birth::Secondary);
+    let disk = world.hosts["a"].disk.clone();
+    world.hosts.get_mut("b").unwrap().disk = disk;
+    assert!(matches!(
+        world.command("b", Command::FakeSync),
+        Err(CommandError::Unfit { .. })
+    ));
+    let sync_off = Command::Switch {
+        switch: Switch::Sync,
+        paused: true,
+    };
+    assert_eq!(world.command("b", sync_off.clone()), Ok(Answer::Done));
+    assert_eq!(world.command("b", sync_off), Ok(Answer::Done), "asked twice");
+    let members = vec![node("a"), node("b")];
+    assert_eq!(
+        world.command("a", Command::SetMembers { members }),
+        Ok(Answer::Done)
+    );
+    world.run(3000);
+    assert_eq!(world.status("b").state, ReplicaState::Paused);
+    assert!(matches!(
+        world.hand_over("a", "b"),
+        Err(CommandError::NotReady { .. })
+    ));
+    assert_eq!(world.command("b", Command::FakeSync), Ok(Answer::Done));
+    world.write("a", 10, 1, 2);
+    world.run(1000);
+    world.restart("b");
+    world.run(2000);
+    let status = world.status("b");
+    assert_eq!((status.state, status.faked), (ReplicaState::Uptodate, true));
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+    assert!(matches!(world.hand_over("a", "b"), Ok(Answer::HandedOver { .. })));
 }

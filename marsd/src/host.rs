@@ -8,6 +8,7 @@ mod replica;
 mod settings;
 pub(crate) mod spec;
 mod status;
+mod switch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -96,13 +97,15 @@ enum Replica {
     Running(Running),
     /// It should run but cannot, for this reason.
     Broken(String),
+    /// An operator has taken it out of service.
+    Detached,
 }
 
 impl Volume {
     fn handle(&self) -> Option<&VolumeHandle> {
         match &self.replica {
             Replica::Running(running) => Some(running.handle()),
-            Replica::Remote | Replica::Broken(_) => None,
+            Replica::Remote | Replica::Broken(_) | Replica::Detached => None,
         }
     }
 
@@ -208,6 +211,7 @@ impl Host {
                     disk,
                     birth,
                     log_bytes_max,
+                    detached: false,
                 };
                 self.create(volume, Spec::new(&name, size, members, Some(replica))?)
                     .await
@@ -248,6 +252,11 @@ impl Host {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 let (mode, max_lag) = settings::asked(&settings);
                 answered(handle.command(Command::SetMode { mode, max_lag }).await)
+            }
+            Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
+            Call::VolumeFakeSync { volume } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                answered(handle.command(Command::FakeSync).await)
             }
             Call::VolumeForget { volume } => self.forget(volume_id(&volume)?).await,
             Call::DoorOpen { volume, door } => self.open_door(volume_id(&volume)?, door).await,
@@ -322,6 +331,13 @@ impl Host {
                 ControlErrorKind::Failed,
                 format!(
                     "the replica of volume {} is out of service here: {reason}",
+                    volume.spec.name
+                ),
+            ),
+            Some((Replica::Detached, volume)) => refuse(
+                ControlErrorKind::Refused,
+                format!(
+                    "the replica of volume {} is detached here; attach it first (volume-switch attach on)",
                     volume.spec.name
                 ),
             ),
@@ -486,6 +502,10 @@ impl Reception for Host {
         match &volume.replica {
             Replica::Running(running) => Ok(running.handle().inbox().clone()),
             Replica::Remote => Err(format!("volume {} has no replica here", volume.spec.name)),
+            Replica::Detached => Err(format!(
+                "the replica of volume {} is detached here",
+                volume.spec.name
+            )),
             Replica::Broken(reason) => Err(format!(
                 "the replica of volume {} is out of service here: {reason}",
                 volume.spec.name

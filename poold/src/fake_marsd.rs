@@ -322,6 +322,9 @@ impl Host {
                     to_lsn: if busy { 101 } else { 100 },
                 });
             }
+            Call::VolumeSwitch { .. } | Call::VolumeFakeSync { .. } => {
+                return Err((ControlErrorKind::Refused, "it stays as it is"));
+            }
             Call::VolumeSettings { volume, settings } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.settings = settings;

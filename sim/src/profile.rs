@@ -30,6 +30,9 @@ pub(crate) enum Trouble {
     Verify,
     Mood,
     Mode,
+    Pause,
+    Detach,
+    FakeSync,
 }
 
 impl Trouble {
@@ -53,6 +56,9 @@ impl Trouble {
         (Trouble::Verify, 8),
         (Trouble::Mood, 6),
         (Trouble::Mode, 6),
+        (Trouble::Pause, 8),
+        (Trouble::Detach, 3),
+        (Trouble::FakeSync, 1),
     ];
 }
 

@@ -1,6 +1,6 @@
 //! What does the engine do in the situations that have names? Scripts, each lived under several seeds.
 
-use mars::{MaxLag, Notice};
+use mars::{MaxLag, Notice, Switch};
 use model::{Mode, ReplicaState, Role};
 use sim::{Profile, Violation, World};
 
@@ -414,6 +414,83 @@ fn a_comparison_goes_on_after_restarts_and_ends_with_the_role() {
         world.settle()?;
         let known = world.status(1).and_then(|s| s.verified);
         assert!(known.is_some(), "found equal before the role moved");
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_paused_replay_does_not_hold_up_fetch_and_keeps_the_disk_at_one_version() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.switch(1, Switch::Replay, true).expect("it is up");
+        world.run_for(SECOND / 2)?;
+        let before = world.status(1).expect("it is up").watermarks;
+        world.kill(1);
+        world.start_after(1, 1000);
+        world.run_for(3 * SECOND)?;
+        let status = world.status(1).expect("it is up");
+        assert_eq!(status.state, ReplicaState::Paused, "switches survive a restart");
+        let marks = status.watermarks;
+        assert_eq!(
+            (marks.written_back(), marks.touched()),
+            (before.touched(), before.touched())
+        );
+        assert!(marks.committed() > before.committed(), "fetch stands still");
+        world.switch(1, Switch::Replay, false).expect("it is up");
+        replicated(world, &[0, 1])?;
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_paused_fetch_keeps_a_version_and_refuses_the_role() {
+    lives(&Profile::calm(3).with_log_bytes_max(256 << 10), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.switch(2, Switch::Fetch, true).expect("it is up");
+        let told = |w: &World| {
+            let peers = w.status(0).map(|s| s.peers.clone()).unwrap_or_default();
+            peers.iter().any(|peer| peer.state == ReplicaState::Paused)
+        };
+        assert!(world.run_until(SECOND, told)?, "its primary does not know");
+        world.hand_over(0, 2, SECOND).expect("it is up");
+        world.run_for(SECOND / 2)?;
+        assert_eq!(world.figures().counts["operators: hand-over not ready"], 1);
+        let kept = |w: &World| w.status(2).map(|s| s.tip.lsn);
+        let before = kept(world);
+        let dropped = |w: &World| count(w, |n| matches!(n, Notice::PeerDropped { .. })) > 0;
+        assert!(world.run_until(60 * SECOND, dropped)?, "the log grew without end");
+        world.run_for(20 * SECOND)?;
+        assert_eq!(
+            (kept(world), world.status(2).map(|s| s.state)),
+            (before, Some(ReplicaState::Paused))
+        );
+        world.switch(2, Switch::Fetch, false).expect("it is up");
+        world.settle()?;
+        assert_eq!(count(world, |n| matches!(n, Notice::SyncFinished { .. })), 3);
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_paused_sync_copies_nothing_until_it_is_resumed() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        let third = world.join();
+        world.run_for(1000)?;
+        world.switch(third, Switch::Sync, true).expect("it is up");
+        world.run_for(5 * SECOND)?;
+        let status = world.status(third).expect("it is up");
+        assert_eq!(status.state, ReplicaState::Paused, "{:?}", status.reason);
+        assert!(
+            status
+                .reason
+                .as_deref()
+                .is_some_and(|r| r.contains("sync") && r.contains("resume"))
+        );
+        world.switch(third, Switch::Sync, false).expect("it is up");
+        replicated(world, &[0, 1, third])?;
+        world.settle()?;
         Ok(0)
     });
 }

@@ -138,6 +138,8 @@ mod tests {
             committed_epoch: Epoch::NONE,
             trimmed: Lsn(0),
             sync: SyncState::Fresh,
+            faked: false,
+            paused: mars::Paused::default(),
             settings: mars::Settings::default(),
             granted: None,
             lineage: Vec::new(),

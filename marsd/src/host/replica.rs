@@ -78,6 +78,7 @@ impl Host {
         let members = Arc::new(RwLock::new(spec.members.clone()));
         let replica = match &spec.replica {
             None => Replica::Remote,
+            Some(replica) if replica.detached => Replica::Detached,
             Some(replica) => match self.start_replica(id, &spec, replica, &members).await {
                 Ok(running) => Replica::Running(running),
                 Err(error) => {
@@ -206,7 +207,8 @@ impl Host {
         Ok(Some(Known {
             spec: known.clone(),
             members: volume.members.clone(),
-            running: matches!(volume.replica, Replica::Running(_)),
+            // A detached one stays so until an operator says otherwise.
+            running: matches!(volume.replica, Replica::Running(_) | Replica::Detached),
         }))
     }
 
@@ -301,7 +303,7 @@ impl Host {
     }
 
     /// A primary does not leave the others behind.
-    async fn refuse_primary(&self, id: VolumeId, node: &NodeId) -> Reply<()> {
+    pub(super) async fn refuse_primary(&self, id: VolumeId, node: &NodeId) -> Reply<()> {
         let (handle, spec) = match self.volumes().get(&id) {
             Some(volume) => (volume.handle().cloned(), volume.spec.clone()),
             None => return Ok(()),
@@ -322,7 +324,7 @@ impl Host {
         }
     }
 
-    async fn start_replica(
+    pub(super) async fn start_replica(
         &self,
         id: VolumeId,
         spec: &Spec,

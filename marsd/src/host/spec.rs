@@ -45,6 +45,8 @@ pub(crate) struct ReplicaSpec {
     pub birth: BirthKind,
     /// Log kept for slow peers.
     pub log_bytes_max: Option<u64>,
+    /// An operator has taken it out of service; log and disk stay closed.
+    pub detached: bool,
 }
 
 /// A door that is to be open.

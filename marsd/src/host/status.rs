@@ -32,6 +32,10 @@ impl Host {
                     Replica::Remote => None,
                     Replica::Running(running) => Some(Ok(running.handle().clone())),
                     Replica::Broken(reason) => Some(Err(reason.clone())),
+                    Replica::Detached => {
+                        let reason = "an operator has detached it; `poolctl volume up` lets it go on";
+                        Some(Err(reason.to_owned()))
+                    }
                 };
                 waiting.push((status, disk.unwrap_or_default(), replica));
             }
@@ -83,6 +87,8 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         shadow_bytes: status.shadow_bytes,
         waiting_requests: status.waiting_requests,
         gate_micros_max: status.gate_micros_max,
+        paused: super::switch::shown(status.paused),
+        faked: status.faked,
         settings: super::settings::shown(&status.settings),
         short_seconds: seconds(status.short_micros),
         late_seconds: seconds(status.late_micros),

@@ -1,7 +1,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use api::control::{BirthKind, DoorSpec, HostStatus, ReplicaStatus};
+use api::control::{BirthKind, DoorSpec, HostStatus, ModeSpec, ReplicaStatus, SwitchWord, VolumeSettings};
 use bytes::Bytes;
 use mars::GuestError;
 use model::SectorRange;
@@ -559,4 +559,72 @@ async fn a_damaged_memory_keeps_one_volume_down_and_is_told() {
         ControlErrorKind::Failed
     );
     assert_eq!(std::fs::read(&meta).unwrap(), [0xff; 100]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switches_and_detach_are_kept_over_a_restart_and_a_primary_refuses_to_leave() {
+    let pool = Pool::new();
+    let (a, mut b) = pair(&pool).await;
+    let volume = || ID.to_owned();
+    let switch = |switch, on| Call::VolumeSwitch {
+        volume: volume(),
+        switch,
+        on,
+    };
+    b.wait("uptodate", |replica| replica.state == "uptodate").await;
+    let refused = a.call(switch(SwitchWord::All, false)).await.unwrap_err();
+    assert_eq!(refused.kind, ControlErrorKind::Refused);
+    assert_eq!(a.replica().await.paused, [], "a refusal changes nothing");
+
+    for _ in 0..2 {
+        b.call(switch(SwitchWord::Fetch, false)).await.unwrap();
+    }
+    b.wait("paused", |replica| replica.state == "paused").await;
+    b.kill().await;
+    b.start().await;
+    b.wait("paused", |replica| replica.state == "paused").await;
+    assert_eq!(b.replica().await.paused, [SwitchWord::Fetch]);
+
+    b.call(switch(SwitchWord::All, false)).await.unwrap();
+    assert_eq!(b.replica().await.state, "detached");
+    b.kill().await;
+    b.start().await;
+    assert_eq!(b.replica().await.state, "detached");
+    b.create(BirthKind::Secondary, &[&a, &b]).await.unwrap();
+    assert_eq!(
+        b.replica().await.state,
+        "detached",
+        "known already, and as its operator left it"
+    );
+    for _ in 0..2 {
+        b.call(switch(SwitchWord::All, true)).await.unwrap();
+    }
+    a.write(0, 7).await;
+    b.wait("uptodate", |replica| replica.state == "uptodate").await;
+
+    let near = VolumeSettings {
+        mode: ModeSpec::NearSync {
+            replicas: 1,
+            wait_millis_max: 500,
+        },
+        lag_millis_max: Some(5000),
+        ..VolumeSettings::default()
+    };
+    let settings = |settings| Call::VolumeSettings {
+        volume: volume(),
+        settings,
+    };
+    a.call(settings(near)).await.unwrap();
+    assert_eq!(a.handle().call(GuestRequest::Flush).await, Ok(mars::Reply::Done));
+    assert_eq!(a.replica().await.settings, near);
+    b.wait("told of the mode", |replica| replica.settings == near)
+        .await;
+    let too_many = VolumeSettings {
+        mode: ModeSpec::Sync { replicas: 2 },
+        ..near
+    };
+    assert_eq!(
+        a.call(settings(too_many)).await.unwrap_err().kind,
+        ControlErrorKind::Usage
+    );
 }

@@ -39,6 +39,7 @@ pub(crate) fn log(notice: Notice) {
             info!(%source, %compared, "copies what changed while its log could not be kept");
         }
         Notice::SyncFinished { copied_bytes } => info!(copied = %Bytes(copied_bytes), "full sync has ended"),
+        Notice::SyncFaked => warn!("declared whole by an operator, without a full sync"),
         Notice::CutBack { to, dropped_bytes } => {
             info!(
                 to = to.0,

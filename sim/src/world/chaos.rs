@@ -1,6 +1,6 @@
 //! Which trouble comes when? Chance decides, within what the fault model allows.
 
-use mars::MaxLag;
+use mars::{MaxLag, Switch};
 use model::{Mode, Role};
 
 use super::{Happening, World};
@@ -162,6 +162,18 @@ impl World {
             }
             Trouble::Mood => self.change_mood(),
             Trouble::Mode => self.change_mode(),
+            Trouble::Pause => {
+                let switch = Switch::ALL[self.rng.below(3) as usize];
+                let paused = self.rng.chance(60);
+                self.switch(node, switch, paused);
+            }
+            Trouble::Detach => {
+                self.detach(node);
+                self.come_back(node);
+            }
+            Trouble::FakeSync => {
+                self.fake_sync(node);
+            }
         }
     }
 
@@ -233,6 +245,10 @@ impl World {
     fn try_hand_over(&mut self, to: usize) -> Option<usize> {
         // A replica with damage that nobody has found yet must not become the only one.
         if !self.all_are_sound() {
+            return None;
+        }
+        // Nor one whose operator only said that its disk is right.
+        if self.is_faked(to) {
             return None;
         }
         let members: Vec<usize> = self.members.iter().copied().collect();

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
-use mars::{Command, MaxLag, Meta, Notice, Status, SyncState};
+use mars::{Command, MaxLag, Meta, Notice, Status, Switch, SyncState};
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
@@ -165,7 +165,7 @@ impl World {
         };
         let meta = Meta::decode(slot)
             .map_err(|e| self.violation(Some(node), format!("its meta is unreadable: {e}")))?;
-        if meta.sync != SyncState::Whole {
+        if meta.sync != SyncState::Whole || self.is_faked(node) {
             return Ok(());
         }
         // The damage is known; what is asked here is whether it was kept away from the disk.
@@ -257,6 +257,7 @@ impl World {
             self.replace(node);
         }
         self.want_no_more_replicas_than_there_are();
+        self.resume_all();
         if !self.is_at_rest() {
             return false;
         }
@@ -291,6 +292,29 @@ impl World {
             && !asked
         {
             self.set_mode(primary, Mode::Async, MaxLag::default());
+        }
+    }
+
+    /// The operator takes back what was paused, and trusts no fake.
+    fn resume_all(&mut self) {
+        for node in self.members.clone() {
+            if self.is_faked(node)
+                && self
+                    .status(node)
+                    .is_some_and(|status| status.role == Role::Secondary)
+            {
+                self.replace(node);
+            }
+            let asked = self
+                .commands
+                .values()
+                .any(|c| c.node == node && matches!(c.command, Command::Switch { .. }));
+            let paused = self.status(node).map(|status| status.paused);
+            for switch in Switch::ALL {
+                if !asked && paused.is_some_and(|paused| paused.has(switch)) {
+                    self.switch(node, switch, false);
+                }
+            }
         }
     }
 

@@ -1,6 +1,6 @@
 //! What can go wrong, and what do operators do? Tests and chance use the same levers.
 
-use mars::{Birth, Command, CommandId, LinkId, MaxLag, Meta, SyncState};
+use mars::{Birth, Command, CommandId, LinkId, MaxLag, Meta, Switch, SyncState};
 use model::{Mode, Role};
 
 use super::{Happening, HostFault, World, node_id};
@@ -173,6 +173,43 @@ impl World {
         self.nodes[node].engine.as_ref()?;
         self.count("operators: mode");
         Some(self.command(node, Command::SetMode { mode, max_lag }))
+    }
+
+    /// Stops something at a node, or lets it go on.
+    pub fn switch(&mut self, node: usize, switch: Switch, paused: bool) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count(if paused {
+            "operators: pause"
+        } else {
+            "operators: resume"
+        });
+        Some(self.command(node, Command::Switch { switch, paused }))
+    }
+
+    /// Vouches for a node's disk, which in truth may hold anything.
+    pub fn fake_sync(&mut self, node: usize) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: fake-sync");
+        Some(self.command(node, Command::FakeSync))
+    }
+
+    /// Whether only an operator's word says that a node's disk is right: what it holds proves nothing, good or bad.
+    pub(super) fn is_faked(&self, node: usize) -> bool {
+        let asked = |c: &super::Commanded| c.node == node && c.command == Command::FakeSync;
+        self.meta(node).is_some_and(|meta| meta.faked) || self.commands.values().any(asked)
+    }
+
+    /// A node's replica is taken out of service in an orderly way; its disk is left alone.
+    pub fn detach(&mut self, node: usize) {
+        if self.nodes[node].engine.is_none() {
+            return;
+        }
+        self.say(|| format!("DETACH h{node}"));
+        self.count("operators: detach");
+        self.end_process(node);
+        for link in self.links_of(node) {
+            self.leave_links(node, link, false);
+        }
     }
 
     /// Asks a node to digest its contents.

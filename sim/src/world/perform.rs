@@ -337,7 +337,7 @@ impl World {
             Ok(Answer::TookOver { .. }) => self.count("operators: takeover done"),
             Ok(Answer::Checksum { digest, from, to }) => {
                 self.count("operators: checksum done");
-                if from == to && !self.is_rotten(node) {
+                if from == to && !self.is_rotten(node) && !self.is_faked(node) {
                     self.count("checks: digests compared");
                     if digest != self.history.digest_at(from) {
                         let what = format!(
@@ -381,6 +381,7 @@ impl World {
             Notice::SyncStarted { partial: None, .. } => self.count("engine: full syncs begun"),
             Notice::SyncStarted { .. } => self.count("engine: partial copies begun"),
             Notice::SyncFinished { .. } => self.count("engine: full syncs finished"),
+            Notice::SyncFaked => self.count("engine: syncs faked"),
             Notice::CutBack { .. } => self.count("engine: replicas cut back"),
             Notice::PeerDropped { peer, .. } => {
                 let peer = peer.clone();

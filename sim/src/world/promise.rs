@@ -100,7 +100,7 @@ impl World {
         let thrown_away = place
             .thrown_away
             .is_some_and(|at: Tick| self.now.micros_since(at) < NOTICED_MICROS);
-        if thrown_away || place.disk.log.is_damaged() {
+        if thrown_away || place.disk.log.is_damaged() || self.is_faked(node) {
             return true;
         }
         let whole = self.meta(node).is_some_and(|meta| meta.sync == SyncState::Whole);
