@@ -5,5 +5,6 @@
 //! what it reads, *EQ* the final rule: all replicas equal, byte by byte, to the device. Where ours is meant to do better
 //! than MARS (a planned switch works while the device is open), the case says so.
 
+mod admin;
 mod pair;
 mod stability;

@@ -34,6 +34,11 @@ impl Pair {
         Pair { cluster, door }
     }
 
+    /// Runs `poolctl --json` on the host with the catalog; it must succeed.
+    pub fn ok(&self, arguments: &[&str]) -> Value {
+        self.cluster.hosts()[0].ok(arguments)
+    }
+
     /// W: writes, reads back and checks until it is stopped; a lost door is tried again.
     pub fn writer(&self) -> Writer {
         self.writer_at(&self.door, 0)
