@@ -124,6 +124,13 @@ pub enum Call {
         /// All of them.
         settings: VolumeSettings,
     },
+    /// The volume takes no more of the network than this from now on; asked of the primary, which tells the others.
+    VolumeLimits {
+        /// Volume id.
+        volume: String,
+        /// All of them.
+        limits: VolumeLimits,
+    },
     /// Stop something at the replica here, or let it go on; kept over restarts.
     VolumeSwitch {
         /// Volume id.
@@ -214,6 +221,17 @@ pub struct VolumeSettings {
     /// Whether guests are slowed down then.
     #[serde(default)]
     pub throttle: bool,
+}
+
+/// How much of the network a volume may take, all its replicas together; without a figure, as much as there is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeLimits {
+    /// Log sent to replicas.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ship_bytes_per_second: Option<u64>,
+    /// Contents sent in full syncs and repairs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sync_bytes_per_second: Option<u64>,
 }
 
 /// When a guest's flush is answered.
@@ -420,6 +438,15 @@ pub struct ReplicaStatus {
     pub faked: bool,
     /// What an operator has decided for the volume.
     pub settings: VolumeSettings,
+    /// How much of the network the volume may take.
+    #[serde(default)]
+    pub limits: VolumeLimits,
+    /// What a full sync here settles lately.
+    #[serde(default)]
+    pub sync_bytes_per_second: u64,
+    /// When it will have settled everything at that rate.
+    #[serde(default)]
+    pub sync_seconds_left: Option<f64>,
     /// As primary: since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait.
     pub short_seconds: Option<f64>,
     /// As primary: since when the replicas are further behind than allowed.
@@ -447,6 +474,9 @@ pub struct PeerStatus {
     pub lag_bytes: u64,
     /// Age of the oldest write it does not have durably.
     pub lag_seconds: f64,
+    /// Log that it takes in lately.
+    #[serde(default)]
+    pub ship_bytes_per_second: u64,
     /// Percent of its full sync.
     pub sync_percent: f64,
 }

@@ -28,7 +28,7 @@ use model::{
 use crate::event::{Command, CommandError, CommandId, DiskError, Effect, Event, IoId, LinkId, Notice};
 use crate::follow::Follow;
 use crate::guest::{Checksum, Guests};
-use crate::limit::Bucket;
+use crate::limit::{Bucket, Meter, ShipLimit};
 use crate::lineage::{Position, Stretch};
 use crate::log::Log;
 use crate::meta::{Meta, SyncState};
@@ -271,6 +271,10 @@ pub struct Engine {
     pub(crate) policy_due: Option<Tick>,
     /// What guests may write while the replicas are too far behind.
     pub(crate) pace: Bucket,
+    /// What may be sent to replicas.
+    pub(crate) ship_limit: ShipLimit,
+    /// What a full sync here has settled lately.
+    pub(crate) sync_meter: Meter,
 }
 
 impl Engine {
@@ -364,6 +368,8 @@ impl Engine {
             policy: Policy::default(),
             policy_due: None,
             pace: Bucket::default(),
+            ship_limit: ShipLimit::default(),
+            sync_meter: Meter::default(),
             config,
             meta,
         }
@@ -617,6 +623,7 @@ impl Engine {
             Command::TakeOver { epoch } => self.start_take_over(id, epoch),
             Command::Secondary => self.start_step_down(id),
             Command::Checksum => self.start_checksum(id),
+            Command::SetLimits { limits } => self.set_limits(id, limits),
             Command::Switch { switch, paused } => self.set_switch(id, switch, paused),
             Command::FakeSync => self.fake_sync(id),
             Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),

@@ -11,7 +11,7 @@ use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange};
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
-use crate::settings::MaxLag;
+use crate::settings::{Limits, MaxLag};
 use crate::switch::Switch;
 use crate::verify::VerifyRun;
 
@@ -187,6 +187,12 @@ pub enum Command {
         mode: Mode,
         /// When a lag is alarming.
         max_lag: MaxLag,
+    },
+    /// From now on the volume takes no more of the network than this. Of the primary; durable when answered, and told to
+    /// the replicas.
+    SetLimits {
+        /// All of them.
+        limits: Limits,
     },
     /// Compare all replicas while guests write; answered once that is durably begun, [`Status`](crate::Status) tells how
     /// it goes. While a run is under way, it only takes the new settings.

@@ -45,7 +45,7 @@ pub use lineage::{Digest, Position, Stretch};
 pub use message::Message;
 pub use meta::{Meta, SyncState};
 pub use session::{Input, Output, Session, SessionStatus};
-pub use settings::{MaxLag, Settings};
+pub use settings::{Limits, MaxLag, Settings};
 pub use status::{PeerStatus, Standing, Status};
 pub use switch::{Paused, Switch};
 pub use verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};

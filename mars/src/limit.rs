@@ -107,6 +107,31 @@ impl Bucket {
     }
 }
 
+/// What a source may send, to all its replicas together.
+#[derive(Debug, Default)]
+pub(crate) struct ShipLimit {
+    /// Log.
+    pub log: Bucket,
+    /// Contents.
+    pub sync: Bucket,
+    /// Which replica is first this time: under a limit the first one would else get everything.
+    pub turn: usize,
+    /// When somebody may go on who was held back.
+    pub due: Option<Tick>,
+}
+
+impl ShipLimit {
+    /// Somebody has to wait for a bucket.
+    pub fn wait(&mut self, until: Tick) {
+        self.due = Some(self.due.map_or(until, |due| due.min(until)));
+    }
+}
+
+/// The largest piece to send at once, so that a slow rate does not come in bursts: a tenth of a second's worth.
+pub(crate) fn piece_bytes(per_second: Option<u64>, most: u64) -> u64 {
+    per_second.map_or(most, |rate| (rate / 10).clamp(4096, most))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

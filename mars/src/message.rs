@@ -182,6 +182,18 @@ pub enum SyncExtent {
 }
 
 impl Message {
+    /// Bytes of the volume's contents that it carries.
+    pub(crate) fn content_bytes(&self) -> u64 {
+        let bytes = |extent: &SyncExtent| match extent {
+            SyncExtent::Data(data) => data.len() as u64,
+            SyncExtent::Same | SyncExtent::Zeroes => 0,
+        };
+        match self {
+            Message::SyncReply { extents, .. } => extents.iter().map(bytes).sum(),
+            _ => 0,
+        }
+    }
+
     /// The message as it goes over the wire.
     pub fn encode(&self) -> BytesMut {
         let mut w = Writer::default();

@@ -6,7 +6,7 @@ use crate::engine::{Engine, Phase, Then};
 use crate::event::{Answer, CommandError, CommandId, Effect, Notice};
 use crate::message::Message;
 use crate::policy::{self, Change, Needed};
-use crate::settings::{MaxLag, Settings};
+use crate::settings::{LIMIT_BYTES_MIN, Limits, MaxLag, Settings};
 use crate::ship::Peer;
 
 /// While log is missing somewhere, its age is looked at so often.
@@ -15,17 +15,48 @@ const WATCH_MILLIS: u64 = 50;
 impl Engine {
     /// What an operator asks for: checked, made durable, then told.
     pub(crate) fn set_mode(&mut self, id: CommandId, mode: Mode, max_lag: MaxLag) {
-        if self.meta.role != Role::Primary {
-            return self.answer(id, Err(CommandError::NotPrimary));
-        }
-        if !matches!(self.phase, Phase::Serving) {
-            let reason = "recovery is under way".to_owned();
-            return self.answer(id, Err(CommandError::NotInService { reason }));
+        if let Some(refusal) = self.refusal_to_decide() {
+            return self.answer(id, Err(refusal));
         }
         if let Some(reason) = self.reason_unfit(mode, max_lag) {
             return self.answer(id, Err(CommandError::Unfit { reason }));
         }
-        self.decide(id, Settings { mode, max_lag });
+        let settings = self.meta.settings;
+        self.decide(
+            id,
+            Settings {
+                mode,
+                max_lag,
+                ..settings
+            },
+        );
+    }
+
+    /// As [`Engine::set_mode`], for the volume's share of the network.
+    pub(crate) fn set_limits(&mut self, id: CommandId, limits: Limits) {
+        if let Some(refusal) = self.refusal_to_decide() {
+            return self.answer(id, Err(refusal));
+        }
+        let slow = |limit: Option<u64>| limit.is_some_and(|limit| limit < LIMIT_BYTES_MIN);
+        if slow(limits.ship_bytes_per_second) || slow(limits.sync_bytes_per_second) {
+            let reason = format!(
+                "a limit is at least {LIMIT_BYTES_MIN} bytes per second; to stop a replica, pause its fetch or sync"
+            );
+            return self.answer(id, Err(CommandError::Unfit { reason }));
+        }
+        let settings = self.meta.settings;
+        self.decide(id, Settings { limits, ..settings });
+    }
+
+    /// Why nothing can be decided for the volume here and now.
+    fn refusal_to_decide(&self) -> Option<CommandError> {
+        match self.phase {
+            _ if self.meta.role != Role::Primary => Some(CommandError::NotPrimary),
+            Phase::Serving => None,
+            _ => Some(CommandError::NotInService {
+                reason: "recovery is under way".to_owned(),
+            }),
+        }
     }
 
     /// Lives by new settings from now on; answered and told to others once they are durable.

@@ -263,7 +263,10 @@ impl Engine {
         self.ask_for_extents();
         let Some(resync) = &mut self.resync else { return };
         let first = resync.pieces.first_key_value();
+        let before = resync.settled;
         resync.settled = first.map_or(resync.cursor, |(start, _)| *start);
+        let settled_bytes = SectorCount(resync.settled.saturating_sub(before)).bytes();
+        self.sync_meter.add(self.now, settled_bytes);
         let (settled, flushing) = (resync.settled, resync.flushing);
         let finished = settled == sectors && self.marks.written_back() >= end;
         let due = self.now >= resync.save_due;

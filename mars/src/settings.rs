@@ -29,6 +29,20 @@ impl MaxLag {
     }
 }
 
+/// How much of the network a volume may take.
+///
+/// The source heeds them, and they move with the role. One figure is for all replicas together: they take turns.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Log sent to replicas, in bytes per second; without it, as fast as they take it.
+    pub ship_bytes_per_second: Option<u64>,
+    /// Contents sent in full syncs and repairs.
+    pub sync_bytes_per_second: Option<u64>,
+}
+
+/// Slower than this nothing arrives in a lifetime.
+pub const LIMIT_BYTES_MIN: u64 = 4096;
+
 /// Everything that an operator has decided for the whole volume.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Settings {
@@ -36,11 +50,13 @@ pub struct Settings {
     pub mode: Mode,
     /// When a lag is alarming.
     pub max_lag: MaxLag,
+    /// How much of the network the volume may take.
+    pub limits: Limits,
 }
 
 impl Settings {
     /// Shape: mode u8 (1 async, 2 near-sync, 3 sync), replicas u8, wait u32 in ms; lag limits as options of u64 (ms, bytes);
-    /// throttle u8.
+    /// throttle u8; limits of shipping and sync as options of u64.
     pub(crate) fn write(&self, w: &mut Writer) {
         let (kind, replicas, wait_millis_max) = match self.mode {
             Mode::Async => (1, 0, 0),
@@ -57,6 +73,14 @@ impl Settings {
             });
         }
         w.bool(self.max_lag.throttle);
+        for limit in [
+            self.limits.ship_bytes_per_second,
+            self.limits.sync_bytes_per_second,
+        ] {
+            w.option(limit, |w, limit| {
+                w.u64(limit);
+            });
+        }
     }
 
     pub(crate) fn read(r: &mut Reader) -> Result<Settings, DecodeError> {
@@ -77,6 +101,10 @@ impl Settings {
                 millis: r.option("lag", |r| r.u64("lag in ms"))?,
                 bytes: r.option("lag", |r| r.u64("lag in bytes"))?,
                 throttle: r.bool("throttle")?,
+            },
+            limits: Limits {
+                ship_bytes_per_second: r.option("ship limit", |r| r.u64("ship limit"))?,
+                sync_bytes_per_second: r.option("sync limit", |r| r.u64("sync limit"))?,
             },
         })
     }

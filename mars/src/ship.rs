@@ -7,7 +7,7 @@ use model::{Epoch, Lsn, NodeId, SectorOffset, Tick};
 
 use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{CommandId, Effect, LinkId, Notice};
-use crate::limit::Meter;
+use crate::limit::{Meter, piece_bytes};
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::museum::{self, Mutant};
@@ -434,16 +434,21 @@ impl Engine {
 
     pub(crate) fn ship_due(&self) -> Option<Tick> {
         let ships = self.links.values().filter_map(|link| link.ship.as_ref());
-        ships
-            .filter_map(|ship| ship.stream.as_ref())
+        let heartbeats = ships.filter_map(|ship| ship.stream.as_ref());
+        heartbeats
             .map(|stream| stream.heartbeat_due)
+            .chain(self.ship_limit.due)
             .min()
     }
 
     pub(crate) fn pump_ship(&mut self) {
+        self.ship_limit.due = None;
         if !matches!(self.phase, Phase::Serving) {
             return;
         }
+        let limits = self.meta.settings.limits;
+        self.ship_limit.log.set(self.now, limits.ship_bytes_per_second);
+        self.ship_limit.sync.set(self.now, limits.sync_bytes_per_second);
         let (appended, committed, trimmed) = (
             self.marks.appended(),
             self.marks.committed(),
@@ -451,7 +456,7 @@ impl Engine {
         );
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.pump_partial(link));
-        for link in self.streaming_links() {
+        for link in self.links_in_turn() {
             let Some(Link {
                 peer,
                 ship: Some(ship),
@@ -474,17 +479,27 @@ impl Engine {
                 self.close_ship(link);
                 continue;
             }
-            let ready: Vec<Message> = std::iter::from_fn(|| {
-                ship.replies
+            let mut ready: Vec<Message> = Vec::new();
+            while self.ship_limit.sync.is_ready(self.now)
+                && let Some((_, message)) = ship
+                    .replies
                     .pop_front_if(|(end, _)| *end <= committed || museum::is(Mutant::SyncReplyUndurable))
-            })
-            .map(|(_, m)| m)
-            .collect();
+            {
+                self.ship_limit.sync.take(self.now, message.content_bytes());
+                ready.push(message);
+            }
             if let Some((end, _)) = ship.replies.front() {
                 self.log.want_flush(*end);
+                if !self.ship_limit.sync.is_ready(self.now) {
+                    self.ship_limit.wait(self.ship_limit.sync.ready_at(self.now));
+                }
             }
             let more = wanted && stream.sent < appended && stream.sent.since(acknowledged) < WINDOW_BYTES;
-            let read = (more && !stream.reading).then_some(stream.sent);
+            let may = self.ship_limit.log.is_ready(self.now);
+            if more && !stream.reading && !may {
+                self.ship_limit.wait(self.ship_limit.log.ready_at(self.now));
+            }
+            let read = (more && !stream.reading && may).then_some(stream.sent);
             stream.reading |= read.is_some();
             let news = stream.announced != (committed, trimmed) || self.now >= stream.heartbeat_due;
             if news {
@@ -505,10 +520,23 @@ impl Engine {
             }
             if let Some(at) = read {
                 let id = self.io(Io::ShipRead { link, at });
-                let bytes_max = appended.since(at).min(CHUNK_BYTES) as usize;
+                let piece = piece_bytes(limits.ship_bytes_per_second, CHUNK_BYTES);
+                let bytes = appended.since(at).min(piece);
+                self.ship_limit.log.take(self.now, bytes);
+                let bytes_max = bytes as usize;
                 self.effects.push_back(Effect::ReadLog { id, at, bytes_max });
             }
         }
+    }
+
+    /// Who gets log, another one first each time.
+    fn links_in_turn(&mut self) -> Vec<LinkId> {
+        let mut links = self.streaming_links();
+        if !links.is_empty() {
+            self.ship_limit.turn = (self.ship_limit.turn + 1) % links.len();
+            links.rotate_left(self.ship_limit.turn);
+        }
+        links
     }
 
     pub(crate) fn ship_read(&mut self, link: LinkId, at: Lsn, bytes: Bytes) {

@@ -58,6 +58,10 @@ pub struct Status {
     pub verified: Option<Verified>,
     /// As primary: the comparison under way, or the last one.
     pub verify: Option<VerifyRun>,
+    /// What a full sync here settles lately, in bytes per second; sectors that are equal count too.
+    pub sync_bytes_per_second: u64,
+    /// When it will have settled everything at that rate, in microseconds from now; `None` when nothing is being settled.
+    pub sync_micros_left: Option<u64>,
     /// As primary: the other members.
     pub peers: Vec<PeerStatus>,
 }
@@ -98,6 +102,8 @@ pub struct PeerStatus {
     pub verified: Option<Verified>,
     /// What an operator has stopped there.
     pub paused: Paused,
+    /// Log that it takes in lately.
+    pub ship_bytes_per_second: u64,
 }
 
 /// A replica that was behind for less than this is up to date: under load some bytes are always on their way.
@@ -108,6 +114,12 @@ impl Engine {
     pub fn status(&self, now: Tick) -> Status {
         let now = self.now.max(now);
         let (state, reason) = self.state();
+        let syncing = self.resync.is_some();
+        let sync_bytes_per_second = if syncing {
+            self.sync_meter.per_second(now)
+        } else {
+            0
+        };
         let since = |then: Option<Tick>| then.map(|then| now.micros_since(then));
         let peers = if self.meta.role == Role::Primary {
             self.peers
@@ -138,12 +150,20 @@ impl Engine {
             short_micros: since(self.policy.short_since),
             late_micros: since(self.policy.late_since),
             pace_bytes_per_second: self.pace.per_second(),
+            sync_bytes_per_second,
+            sync_micros_left: self.sync_micros_left(sync_bytes_per_second),
             verified: self.last_verified(&self.config.node),
             verify: (self.meta.role == Role::Primary)
                 .then(|| self.meta.verify.clone())
                 .flatten(),
             peers,
         }
+    }
+
+    fn sync_micros_left(&self, bytes_per_second: u64) -> Option<u64> {
+        let left = SectorCount(self.sectors().0.saturating_sub(self.synced().0)).bytes();
+        let micros = u128::from(left) * 1_000_000 / u128::from(bytes_per_second.max(1));
+        (bytes_per_second > 0).then(|| u64::try_from(micros).unwrap_or(u64::MAX))
     }
 
     /// The part of the status that doors live by: cheap enough to be asked after every batch of events.
@@ -243,6 +263,7 @@ impl Engine {
             dirty: self.tracks.get(node).map(|track| track.map.dirty()),
             verified: self.last_verified(node),
             paused: peer.paused,
+            ship_bytes_per_second: peer.drain.per_second(now),
         }
     }
 }

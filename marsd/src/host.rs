@@ -253,6 +253,11 @@ impl Host {
                 let (mode, max_lag) = settings::asked(&settings);
                 answered(handle.command(Command::SetMode { mode, max_lag }).await)
             }
+            Call::VolumeLimits { volume, limits } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                let limits = settings::limits_asked(&limits);
+                answered(handle.command(Command::SetLimits { limits }).await)
+            }
             Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
             Call::VolumeFakeSync { volume } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;

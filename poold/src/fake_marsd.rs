@@ -322,7 +322,7 @@ impl Host {
                     to_lsn: if busy { 101 } else { 100 },
                 });
             }
-            Call::VolumeSwitch { .. } | Call::VolumeFakeSync { .. } => {
+            Call::VolumeSwitch { .. } | Call::VolumeFakeSync { .. } | Call::VolumeLimits { .. } => {
                 return Err((ControlErrorKind::Refused, "it stays as it is"));
             }
             Call::VolumeSettings { volume, settings } => {

@@ -33,6 +33,7 @@ pub(crate) enum Trouble {
     Pause,
     Detach,
     FakeSync,
+    Limit,
 }
 
 impl Trouble {
@@ -59,6 +60,7 @@ impl Trouble {
         (Trouble::Pause, 8),
         (Trouble::Detach, 3),
         (Trouble::FakeSync, 1),
+        (Trouble::Limit, 4),
     ];
 }
 

@@ -1,6 +1,6 @@
 //! What does the engine do in the situations that have names? Scripts, each lived under several seeds.
 
-use mars::{MaxLag, Notice, Switch};
+use mars::{Limits, MaxLag, Notice, Switch};
 use model::{Mode, ReplicaState, Role};
 use sim::{Profile, Violation, World};
 
@@ -491,6 +491,61 @@ fn a_paused_sync_copies_nothing_until_it_is_resumed() {
         world.switch(third, Switch::Sync, false).expect("it is up");
         replicated(world, &[0, 1, third])?;
         world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn replicas_share_what_may_be_sent_and_nobody_starves() {
+    lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        let limits = Limits {
+            ship_bytes_per_second: Some(100_000),
+            sync_bytes_per_second: Some(100_000),
+        };
+        world.set_limits(0, limits).expect("it is up");
+        world.run_for(SECOND)?;
+        let sent = |w: &World| w.figures().counts["links: bytes of log"];
+        let tips = |w: &World| [1, 2].map(|node| w.status(node).expect("it is up").tip.lsn.0);
+        let (bytes, tip) = (sent(world), tips(world));
+        world.run_for(10 * SECOND)?;
+        let bytes = sent(world) - bytes;
+        assert!(
+            (800_000..=1_100_000).contains(&bytes),
+            "{bytes} bytes in ten seconds"
+        );
+        for (before, after) in tip.iter().zip(tips(world)) {
+            assert!(after - before > 200_000, "one of them starves");
+        }
+        let status = world.status(0).expect("it is up");
+        assert!(
+            status
+                .peers
+                .iter()
+                .all(|peer| (10_000..200_000).contains(&peer.ship_bytes_per_second))
+        );
+        world.hand_over(0, 1, SECOND).expect("it is up");
+        world.set_limits(0, Limits::default()).expect("it is up");
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_limited_full_sync_comes_to_its_end() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        let limits = Limits {
+            ship_bytes_per_second: None,
+            sync_bytes_per_second: Some(20_000),
+        };
+        world.set_limits(0, limits).expect("it is up");
+        world.run_for(SECOND / 10)?;
+        let third = world.join();
+        world.run_for(6 * SECOND)?;
+        assert_eq!(world.status(0).map(|s| s.settings.limits), Some(limits));
+        world.settle()?;
+        assert_eq!(world.status(third).and_then(|s| s.sync_micros_left), None);
         Ok(0)
     });
 }

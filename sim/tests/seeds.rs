@@ -32,6 +32,7 @@ fn a_thousand_clusters_keep_every_promise() {
         "engine: bytes repaired",
         "checks: comparisons finished",
         "operators: pause",
+        "operators: limits",
         "engine: syncs faked",
     ] {
         // A fault that never comes, or a rescue that is never needed, would prove nothing.

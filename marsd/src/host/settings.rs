@@ -1,7 +1,7 @@
 //! How do an operator's decisions read on the control socket, and how in the engine?
 
-use api::control::{ModeSpec, VolumeSettings};
-use mars::{MaxLag, Settings};
+use api::control::{ModeSpec, VolumeLimits, VolumeSettings};
+use mars::{Limits, MaxLag, Settings};
 use model::Mode;
 
 /// As the engine takes it; whether it fits the volume is for the engine to say.
@@ -42,5 +42,21 @@ pub(super) fn shown(settings: &Settings) -> VolumeSettings {
         lag_millis_max: settings.max_lag.millis,
         lag_bytes_max: settings.max_lag.bytes,
         throttle: settings.max_lag.throttle,
+    }
+}
+
+/// As the engine takes them.
+pub(super) fn limits_asked(limits: &VolumeLimits) -> Limits {
+    Limits {
+        ship_bytes_per_second: limits.ship_bytes_per_second,
+        sync_bytes_per_second: limits.sync_bytes_per_second,
+    }
+}
+
+/// As people read them.
+pub(super) fn limits_shown(limits: &Limits) -> VolumeLimits {
+    VolumeLimits {
+        ship_bytes_per_second: limits.ship_bytes_per_second,
+        sync_bytes_per_second: limits.sync_bytes_per_second,
     }
 }

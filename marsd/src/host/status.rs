@@ -90,6 +90,9 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         paused: super::switch::shown(status.paused),
         faked: status.faked,
         settings: super::settings::shown(&status.settings),
+        limits: super::settings::limits_shown(&status.settings.limits),
+        sync_bytes_per_second: status.sync_bytes_per_second,
+        sync_seconds_left: seconds(status.sync_micros_left),
         short_seconds: seconds(status.short_micros),
         late_seconds: seconds(status.late_micros),
         pace_bytes_per_second: status.pace_bytes_per_second,
@@ -104,6 +107,7 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
                 replayed_lsn: peer.peer_replayed.0,
                 lag_bytes: peer.lag_bytes,
                 lag_seconds: peer.lag_micros as f64 / 1e6,
+                ship_bytes_per_second: peer.ship_bytes_per_second,
                 sync_percent: percent(peer.synced),
             })
             .collect(),

@@ -1,6 +1,6 @@
 //! Which trouble comes when? Chance decides, within what the fault model allows.
 
-use mars::{MaxLag, Switch};
+use mars::{Limits, MaxLag, Switch};
 use model::{Mode, Role};
 
 use super::{Happening, World};
@@ -170,6 +170,15 @@ impl World {
             Trouble::Detach => {
                 self.detach(node);
                 self.come_back(node);
+            }
+            Trouble::Limit => {
+                let limits = Limits {
+                    ship_bytes_per_second: self.rng.chance(70).then(|| self.rng.spread(10_000, 10_000_000)),
+                    sync_bytes_per_second: self.rng.chance(70).then(|| self.rng.spread(10_000, 10_000_000)),
+                };
+                if let Some(primary) = self.primary() {
+                    self.set_limits(primary, limits);
+                }
             }
             Trouble::FakeSync => {
                 self.fake_sync(node);

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
-use mars::{Command, MaxLag, Meta, Notice, Status, Switch, SyncState};
+use mars::{Command, Limits, MaxLag, Meta, Notice, Status, Switch, SyncState};
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
@@ -295,8 +295,20 @@ impl World {
         }
     }
 
-    /// The operator takes back what was paused, and trusts no fake.
+    /// The operator takes back what was paused or limited, and trusts no fake.
     fn resume_all(&mut self) {
+        if let Some(primary) = self.primary() {
+            let limited = self
+                .status(primary)
+                .is_some_and(|s| s.settings.limits != Limits::default());
+            let asked = self
+                .commands
+                .values()
+                .any(|c| matches!(c.command, Command::SetLimits { .. }));
+            if limited && !asked {
+                self.set_limits(primary, Limits::default());
+            }
+        }
         for node in self.members.clone() {
             if self.is_faked(node)
                 && self

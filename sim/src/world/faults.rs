@@ -1,6 +1,6 @@
 //! What can go wrong, and what do operators do? Tests and chance use the same levers.
 
-use mars::{Birth, Command, CommandId, LinkId, MaxLag, Meta, Switch, SyncState};
+use mars::{Birth, Command, CommandId, Limits, LinkId, MaxLag, Meta, Switch, SyncState};
 use model::{Mode, Role};
 
 use super::{Happening, HostFault, World, node_id};
@@ -173,6 +173,13 @@ impl World {
         self.nodes[node].engine.as_ref()?;
         self.count("operators: mode");
         Some(self.command(node, Command::SetMode { mode, max_lag }))
+    }
+
+    /// Asks a node to send no more than this.
+    pub fn set_limits(&mut self, node: usize, limits: Limits) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: limits");
+        Some(self.command(node, Command::SetLimits { limits }))
     }
 
     /// Stops something at a node, or lets it go on.

@@ -170,6 +170,9 @@ impl World {
         let Some(arrives) = self.network.send(link, end, length, self.now, &mut self.rng) else {
             return;
         };
+        if let Message::Log { bytes, .. } = message {
+            *self.counts.entry("links: bytes of log").or_default() += bytes.len() as u64;
+        }
         if let Message::Opened { fresh, .. } = message {
             let peer = self.network.links.get(&link).map(|link| link.ends[1 - end].node);
             if let Some(peer) = peer {
