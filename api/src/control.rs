@@ -455,6 +455,41 @@ pub struct ReplicaStatus {
     pub pace_bytes_per_second: Option<u64>,
     /// As primary: the others.
     pub peers: Vec<PeerStatus>,
+    /// Members whose history has parted from the one here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub split_brain: Vec<SplitBrainStatus>,
+}
+
+/// Two histories that have parted: an operator must say which one is to live on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SplitBrainStatus {
+    /// The member that has the other one.
+    pub node: String,
+    /// The last position that both have.
+    pub at_lsn: u64,
+    /// Digest of the history up to there.
+    pub at_digest: String,
+    /// What is here behind it.
+    pub here: SideStatus,
+    /// What is there, once it was told.
+    pub there: Option<SideStatus>,
+}
+
+/// What one side of a split brain has behind the parting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SideStatus {
+    /// Where it ended when this was counted.
+    pub end_lsn: u64,
+    /// Log behind the parting.
+    pub bytes: u64,
+    /// Changes of the volume in it.
+    pub records: u64,
+    /// When the first was written by its writer's clock, in microseconds since 1970; 0 when nobody knows.
+    pub first_unix_micros: u64,
+    /// The same for the last.
+    pub last_unix_micros: u64,
+    /// Whether all of that log was still there; else there were more records, and the first was written earlier.
+    pub complete: bool,
 }
 
 /// A peer as its primary sees it.

@@ -13,8 +13,8 @@
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
 //! `ship.rs` is one, `resync.rs` copies disks, `verify.rs` and `repair.rs` compare them, `role.rs` moves the primary,
-//! `takeover.rs` makes one, `guest.rs` answers guests, `switch.rs` is what operators have stopped, `promise.rs` says when a
-//! flush may be answered. After each
+//! `takeover.rs` makes one, `fence.rs` deposes one, `split.rs` finds out where histories part, `guest.rs` answers guests,
+//! `switch.rs` is what operators have stopped, `promise.rs` says when a flush may be answered. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
 
@@ -26,6 +26,7 @@ use model::{
 };
 
 use crate::event::{Command, CommandError, CommandId, DiskError, Effect, Event, IoId, LinkId, Notice};
+use crate::fence::Hails;
 use crate::follow::Follow;
 use crate::guest::{Checksum, Guests};
 use crate::limit::{Bucket, Meter, ShipLimit};
@@ -40,6 +41,7 @@ use crate::role::HandOver;
 use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
+use crate::split::Splits;
 use crate::switch::Paused;
 use crate::track::Tracks;
 use crate::verify::Verify;
@@ -131,6 +133,9 @@ pub(crate) enum Io {
         end: Position,
         end_epoch: Epoch,
     },
+    CountSide {
+        link: LinkId,
+    },
     CutCheck {
         to: Position,
     },
@@ -204,7 +209,9 @@ pub(crate) enum Then {
     BeginWriting,
     Promoted,
     Granted,
+    Fenced,
     CutSaved,
+    Emptied,
     FreshSaved,
     FreshReady,
     Answer { id: CommandId },
@@ -218,6 +225,7 @@ pub(crate) enum Then {
 struct Saving {
     generation: u64,
     then: Then,
+    epoch: Epoch,
     trimmed: Lsn,
     whole: bool,
 }
@@ -234,6 +242,7 @@ pub(crate) struct Link {
 pub struct Engine {
     pub(crate) config: Config,
     pub(crate) now: Tick,
+    clock: Option<(Tick, u64)>,
     pub(crate) effects: VecDeque<Effect>,
     next_io: u64,
     pub(crate) io: BTreeMap<IoId, Io>,
@@ -243,6 +252,8 @@ pub struct Engine {
     saving: VecDeque<Saving>,
     /// Whether a restart would find a version here: only then may anybody count on it.
     pub(crate) whole_durably: bool,
+    /// The highest epoch that a restart would remember: only of that may others be told.
+    pub(crate) epoch_durable: Epoch,
     pub(crate) marks: Watermarks,
     pub(crate) log: Log,
     pub(crate) shadow: Shadow,
@@ -256,6 +267,8 @@ pub struct Engine {
     /// Length of the next batch to be read for tracks, when the last read was too short for it.
     pub(crate) tracks_batch_bytes: usize,
     pub(crate) follow: Follow,
+    pub(crate) hails: Hails,
+    pub(crate) splits: Splits,
     pub(crate) resync: Option<Resync>,
     /// Pieces of full syncs begun so far: the name of the last.
     pub(crate) sync_pieces: u64,
@@ -333,11 +346,17 @@ impl Engine {
             .collect();
         Engine {
             now,
+            clock: None,
             effects: VecDeque::new(),
             next_io: 0,
             io: BTreeMap::new(),
             phase: Phase::Following,
             saving: VecDeque::new(),
+            epoch_durable: if meta.generation > 0 {
+                meta.epoch
+            } else {
+                Epoch::NONE
+            },
             whole_durably: meta.generation > 0 && meta.sync == SyncState::Whole,
             marks: Watermarks::recovered(
                 trimmed,
@@ -357,6 +376,8 @@ impl Engine {
             tracks: Tracks::default(),
             tracks_batch_bytes: 0,
             follow: Follow::new(now),
+            hails: Hails::default(),
+            splits: Splits::default(),
             resync: None,
             sync_pieces: 0,
             verify: None,
@@ -391,6 +412,18 @@ impl Engine {
         self.start_scan();
     }
 
+    /// What a wall clock shows now, in microseconds since 1970. Told at least once before writes come; used for the time
+    /// stamps of batches alone, which are for people.
+    pub fn set_clock(&mut self, now: Tick, unix_micros: u64) {
+        self.clock = Some((now, unix_micros));
+    }
+
+    /// What the wall clock shows, as far as we were told; 0 when we never were.
+    pub(crate) fn unix_micros(&self) -> u64 {
+        self.clock
+            .map_or(0, |(then, unix_micros)| unix_micros + self.now.micros_since(then))
+    }
+
     /// The world tells us.
     pub fn handle(&mut self, now: Tick, event: Event) {
         // A clock that jumps back must not make timers of the past pending again.
@@ -410,6 +443,7 @@ impl Engine {
             Event::LinkUp { link, peer, dialled } => self.link_up(link, peer, dialled),
             Event::LinkDown { link, peer } => self.link_down(link, &peer),
             Event::Message { link, message } => self.message(link, message),
+            Event::Heard { epoch } => self.hear(epoch, None),
             Event::Command { id, command } => self.command(id, command),
             Event::LogRead { id, .. }
             | Event::LogReset { id }
@@ -443,6 +477,7 @@ impl Engine {
             (Io::OpenCheck { link, end, end_epoch }, Event::LogRead { bytes, .. }) => {
                 self.open_checked(link, end, end_epoch, &bytes);
             }
+            (Io::CountSide { link }, Event::LogRead { bytes, .. }) => self.side_read(link, &bytes),
             (Io::CutCheck { to }, Event::LogRead { bytes, .. }) => self.cut_checked(to, &bytes),
             (Io::CutDone, Event::LogReset { .. }) => self.restart_from_meta(),
             (Io::FreshDone, Event::LogReset { .. }) => self.fresh_reset(),
@@ -518,6 +553,7 @@ impl Engine {
         self.pump_tracks();
         self.pump_horizon();
         self.pump_follow();
+        self.pump_hails();
         self.pump_resync();
         self.pump_repair();
         self.pump_ship();
@@ -539,6 +575,7 @@ impl Engine {
             self.policy_due,
             self.pace_due(),
             self.verify_due(),
+            self.hail_due(),
         ]
         .into_iter()
         .flatten()
@@ -564,6 +601,7 @@ impl Engine {
         self.saving.push_back(Saving {
             generation: meta.generation,
             then,
+            epoch: meta.epoch,
             trimmed: meta.trimmed,
             whole: meta.sync == SyncState::Whole,
         });
@@ -587,12 +625,15 @@ impl Engine {
                 self.effects.push_back(Effect::TrimLog { up_to: saved.trimmed });
             }
             self.whole_durably = saved.whole;
+            self.epoch_durable = saved.epoch;
             match saved.then {
                 Then::Nothing => {}
                 Then::BeginWriting => self.begin_writing(),
                 Then::Promoted => self.promotion_saved(),
                 Then::Granted => self.demotion_saved(),
+                Then::Fenced => self.fenced_saved(),
                 Then::CutSaved => self.cut_saved(),
+                Then::Emptied => self.emptied(),
                 Then::FreshSaved => self.fresh_saved(),
                 Then::FreshReady => self.fresh_ready(),
                 Then::Answer { id } => self.answer(id, Ok(crate::Answer::Done)),
@@ -649,6 +690,7 @@ impl Engine {
         for link in std::mem::take(&mut self.links).into_keys() {
             self.effects.push_back(Effect::Close { link });
         }
+        self.stop_hails();
         self.follow.forget_source(self.now);
         if let Some(hand_over) = self.hand_over.take() {
             self.answer(

@@ -12,6 +12,7 @@ use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
 use crate::settings::{Limits, MaxLag};
+use crate::split::SplitBrain;
 use crate::switch::Switch;
 use crate::verify::VerifyRun;
 
@@ -269,6 +270,12 @@ pub enum CommandError {
         /// Highest epoch heard of here.
         heard: Epoch,
     },
+    /// While it was under way, this replica heard of a newer primary.
+    #[error("there is a newer primary, in epoch {epoch}")]
+    Superseded {
+        /// Whose epoch it is.
+        epoch: Epoch,
+    },
     /// It took too long; everything is as before.
     #[error("{node} did not catch up in time; the primary stays where it is")]
     TimedOut {
@@ -393,6 +400,11 @@ pub enum Event {
         link: LinkId,
         /// What it says.
         message: Message,
+    },
+    /// Somebody who is no member (a remote door) has heard of an epoch.
+    Heard {
+        /// The epoch.
+        epoch: Epoch,
     },
     /// An operator asks; will be answered by [`Effect::Answer`].
     Command {
@@ -616,10 +628,19 @@ pub enum Notice {
         /// How long they were not, in microseconds.
         late_micros: u64,
     },
-    /// Histories have parted.
+    /// Histories have parted: an operator must say which one is to live on.
     SplitBrain {
         /// With whom.
         peer: NodeId,
+        /// Where, and what each side has.
+        split: SplitBrain,
+    },
+    /// This node was primary and has heard of a newer one: it is secondary now, durably.
+    Fenced {
+        /// The newer epoch.
+        epoch: Epoch,
+        /// Where that primary may be.
+        primary: Option<NodeId>,
     },
     /// The log is damaged where it was once whole.
     DefectiveLog {

@@ -6,7 +6,7 @@ use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
 use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Phase, Then};
 use crate::event::{Effect, LinkId, Notice};
-use crate::lineage::{Position, Stretch};
+use crate::lineage::{History, Position, Relation, Stretch};
 use crate::log::Log;
 use crate::message::Message;
 use crate::meta::SyncState;
@@ -20,8 +20,11 @@ use crate::watermark::Watermarks;
 const RETRY_MILLIS_MIN: u64 = 10;
 const RETRY_MILLIS_MAX: u64 = 1000;
 
-/// Pause after histories were found to have parted: only an administrator can change that.
-const DIVERGED_RETRY_MILLIS: u64 = 10_000;
+/// Pause after histories were found to have parted: only an operator can change that, figures apart.
+const PARTED_RETRY_MILLIS: u64 = 10_000;
+
+/// Counting one's side of a split brain reads all of it.
+const COUNT_MILLIS_MAX: u64 = 600_000;
 
 /// A dial, or a question that was not answered, is given up after this.
 const OPEN_MILLIS_MAX: u64 = 10_000;
@@ -66,6 +69,8 @@ pub(crate) enum State {
     },
     /// Told to drop the end of the log: waits until nothing is under way, then does it.
     Cutting { to: Position, started: bool },
+    /// Drops a history that is no version: waits until nothing is under way, then makes that durable.
+    Emptying { started: bool },
 }
 
 /// What a source said when it opened a stream.
@@ -74,7 +79,17 @@ pub(crate) struct Opened {
     epoch: Epoch,
     from: Position,
     from_epoch: Epoch,
-    pub lineage: Vec<Stretch>,
+    lineage: Vec<Stretch>,
+}
+
+impl Opened {
+    /// The source's history up to where the stream begins.
+    pub fn history(&self) -> History {
+        History {
+            lineage: self.lineage.clone(),
+            tip: self.from,
+        }
+    }
 }
 
 /// The listening side of a replica.
@@ -92,8 +107,6 @@ pub(crate) struct Follow {
     pub known_committed: Lsn,
     /// No member needs log before this, says the source.
     pub horizon: Lsn,
-    /// With whom histories have parted.
-    pub diverged: Option<NodeId>,
     /// Contents are of no use to a partial copy: ask for a full sync.
     pub begin_anew: bool,
     /// What the source of a partial copy has named, until the copy begins.
@@ -113,7 +126,6 @@ impl Follow {
             primary_committed: Lsn(0),
             known_committed: Lsn(0),
             horizon: Lsn(0),
-            diverged: None,
             begin_anew: false,
             named: None,
             last_ack: None,
@@ -146,7 +158,10 @@ impl Follow {
 
     /// Whether the log's end is being given up: nothing new may be begun.
     pub fn is_cutting(&self) -> bool {
-        matches!(self.state, State::Cutting { .. } | State::Renewing { .. })
+        matches!(
+            self.state,
+            State::Cutting { .. } | State::Renewing { .. } | State::Emptying { .. }
+        )
     }
 
     /// Who streams to us.
@@ -165,13 +180,36 @@ impl Follow {
         }
     }
 
-    fn link(&self) -> Option<LinkId> {
+    /// The link to our source, whatever is under way on it.
+    pub fn link(&self) -> Option<LinkId> {
         match &self.state {
             State::Opening { link, .. }
             | State::Offered { link, .. }
             | State::Renewing { link, .. }
             | State::Streaming { link, .. } => Some(*link),
-            State::Idle { .. } | State::Dialling { .. } | State::Cutting { .. } => None,
+            State::Idle { .. } | State::Dialling { .. } | State::Cutting { .. } | State::Emptying { .. } => {
+                None
+            }
+        }
+    }
+
+    /// A member says that it is primary: if we look for one, there.
+    pub fn look_at(&mut self, primary: &NodeId, now: Tick) {
+        if matches!(self.state, State::Idle { .. }) {
+            self.hint = Some(primary.clone());
+            self.state = State::Idle { retry_at: now };
+            self.retry_millis = RETRY_MILLIS_MIN;
+        }
+    }
+
+    /// Our side is counted; the source counts its own, which may be long.
+    pub fn wait_for_other_side(&mut self, link: LinkId, now: Tick) {
+        if let State::Opening {
+            link: ours, until, ..
+        } = &mut self.state
+            && *ours == link
+        {
+            *until = now.after_millis(COUNT_MILLIS_MAX);
         }
     }
 }
@@ -213,6 +251,12 @@ impl Engine {
                 Some(_) => self.begin_partial(),
                 None => self.begin_renewal(),
             },
+            State::Emptying { started: false } if self.is_quiet() => {
+                self.follow.state = State::Emptying { started: true };
+                // From here on a restart finds a replica without history, whatever is left of the log.
+                self.meta.sync = SyncState::Fresh;
+                self.save(Then::Emptied);
+            }
             State::Cutting { to, started: false } if self.is_quiet() => {
                 let to = *to;
                 self.begin_cut(to);
@@ -285,7 +329,11 @@ impl Engine {
     fn lose_source(&mut self) {
         self.stop_resync();
         // Dropping history is finished even if the source is gone: the meta already says that it is dropped.
-        if !matches!(self.follow.state, State::Renewing { started: true, .. }) {
+        let drops = matches!(
+            self.follow.state,
+            State::Renewing { started: true, .. } | State::Cutting { .. } | State::Emptying { .. }
+        );
+        if !drops {
             self.follow.retry_later(self.now);
         }
     }
@@ -314,18 +362,20 @@ impl Engine {
             return;
         }
         let epoch = match &message {
-            Message::Opened { epoch, .. }
-            | Message::CutBack { epoch, .. }
-            | Message::Diverged { epoch, .. } => Some(*epoch),
+            Message::Opened { epoch, .. } | Message::Parted { epoch, .. } => Some(*epoch),
             _ => None,
         };
         if let Some(epoch) = epoch {
             if epoch < self.meta.epoch {
                 // A primary of the past: it must not stream to us, whatever it believes.
                 self.follow.hint = None;
+                self.say_hail(link);
                 return self.close_follow(link);
             }
-            self.meta.epoch = epoch;
+            if epoch > self.meta.epoch {
+                self.meta.epoch = epoch;
+                self.save(Then::Nothing);
+            }
         }
         match message {
             Message::Opened {
@@ -350,14 +400,20 @@ impl Engine {
                     base,
                 );
             }
-            Message::CutBack { to, .. } => self.told_to_cut(link, to),
-            Message::Diverged { .. } => self.diverged(link),
-            Message::NotSource { primary, .. } => {
+            Message::Parted { history, .. } => {
+                if matches!(self.follow.state, State::Opening { .. }) {
+                    self.source_parted(link, &history);
+                }
+            }
+            Message::Fork { at, side } => self.other_side_told(link, at, side),
+            Message::NotSource { epoch_seen, primary } => {
                 let asked = self.links.get(&link).map(|link| link.peer.clone());
                 self.close_follow(link);
+                self.hear(epoch_seen, None);
                 self.follow.hint =
                     primary.filter(|primary| *primary != self.config.node && Some(primary) != asked.as_ref());
             }
+            Message::Hail { epoch, primary } => self.hear(epoch, primary),
             Message::Log {
                 at,
                 committed,
@@ -393,13 +449,22 @@ impl Engine {
             self.meta.granted = None;
         }
         self.follow.hint = Some(peer.clone());
+        if fresh && self.meta.sync == SyncState::Whole {
+            // Its log does not reach back to our end. Before a version is given up, it must be one that lives on there.
+            let theirs = source.history();
+            let ours = self.history();
+            let lives_on = match ours.relation_to(&theirs) {
+                Relation::Behind => true,
+                Relation::Parted { at } => ours.tail_was_lost(&theirs, at),
+                Relation::Ahead | Relation::Strangers => false,
+            };
+            if !lives_on {
+                return self.source_parted(link, &theirs);
+            }
+        }
         self.follow.outlived = fresh && self.keeps_what_it_has();
         if self.follow.outlived {
-            self.close_follow(link);
-            self.follow.state = State::Idle {
-                retry_at: self.now.after_millis(DIVERGED_RETRY_MILLIS),
-            };
-            return;
+            return self.rest_parted(link);
         }
         if fresh {
             if let Some(base) = base {
@@ -426,7 +491,7 @@ impl Engine {
 
     fn start_streaming(&mut self, link: LinkId, peer: NodeId, epoch: Epoch, buffer: BytesMut) {
         self.follow.retry_millis = RETRY_MILLIS_MIN;
-        self.follow.diverged = None;
+        self.splits.forget_all();
         self.notice(Notice::Streaming {
             source: peer.clone(),
             from: self.log.sealed.lsn,
@@ -529,37 +594,16 @@ impl Engine {
         }
     }
 
-    pub(crate) fn diverged(&mut self, link: LinkId) {
-        let peer = self.links.get(&link).map(|link| link.peer.clone());
+    /// Histories have parted and both sides are known: only an operator can change that.
+    pub(crate) fn rest_parted(&mut self, link: LinkId) {
         self.close_follow(link);
         self.follow.state = State::Idle {
-            retry_at: self.now.after_millis(DIVERGED_RETRY_MILLIS),
+            retry_at: self.now.after_millis(PARTED_RETRY_MILLIS),
         };
-        if self.follow.diverged != peer
-            && let Some(peer) = peer
-        {
-            self.follow.diverged = Some(peer.clone());
-            self.notice(Notice::SplitBrain { peer });
-        }
     }
 
-    /// The primary restarted without the end of our log. That end was never durable there; it may go if nothing of it
-    /// was written here as primary, or has reached the disk.
-    fn told_to_cut(&mut self, link: LinkId, to: Position) {
-        // What is dropped begins within the stretch that holds `to`, which may begin right there.
-        let lineage = &self.meta.lineage;
-        let kept = lineage.partition_point(|stretch| stretch.from.lsn <= to.lsn);
-        let wrote_some = lineage[kept.saturating_sub(1)..]
-            .iter()
-            .any(|stretch| stretch.writer == self.config.node);
-        let impossible = to.lsn < self.meta.touched || to.lsn >= self.log.sealed.lsn;
-        if wrote_some || impossible {
-            return self.diverged(link);
-        }
-        if !matches!(self.follow.state, State::Opening { .. }) {
-            return self.close_follow(link);
-        }
-        // Our own batch there must begin where the source's history ends: else they parted earlier.
+    /// What is behind `to` may go, once it is sure that our own batch there begins where the source's history leaves ours.
+    pub(crate) fn check_cut(&mut self, to: Position) {
         let id = self.io(Io::CutCheck { to });
         self.effects.push_back(Effect::ReadLog {
             id,
@@ -579,7 +623,7 @@ impl Engine {
                 self.follow.forget_source(self.now);
                 self.follow.state = State::Cutting { to, started: false };
             }
-            Ok(_) => self.diverged(link),
+            Ok(_) => self.close_follow(link),
             // Damage says nothing about where histories part.
             Err(error) => self.defective_log(to.lsn, error.to_string()),
         }
@@ -592,6 +636,11 @@ impl Engine {
         });
         self.follow.state = State::Cutting { to, started: true };
         self.meta.lineage.retain(|stretch| stretch.from.lsn < to.lsn);
+        // Behind it there is at most what changes nothing: the disk is the same version without it.
+        if self.meta.written_back.lsn > to.lsn {
+            self.meta.written_back = to;
+        }
+        self.meta.touched = self.meta.touched.min(to.lsn);
         if self.meta.committed.lsn > to.lsn {
             self.meta.committed = to;
             self.meta.committed_epoch = self
@@ -602,6 +651,19 @@ impl Engine {
         }
         // The meta must stop vouching for the end of the log before that end goes.
         self.save(Then::CutSaved);
+    }
+
+    /// Gives up a history that is no version, to begin anew with whoever is primary.
+    pub(crate) fn start_over(&mut self, link: LinkId) {
+        self.links.remove(&link);
+        self.effects.push_back(Effect::Close { link });
+        self.stop_resync();
+        self.follow.forget_source(self.now);
+        self.follow.state = State::Emptying { started: false };
+    }
+
+    pub(crate) fn emptied(&mut self) {
+        self.follow.forget_source(self.now);
     }
 
     pub(crate) fn cut_saved(&mut self) {

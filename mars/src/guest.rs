@@ -27,6 +27,8 @@ const CHECKSUM_SECTORS: u64 = 2048;
 pub(crate) struct Guests {
     /// In order of arrival; served in that order.
     pub waiting: VecDeque<(RequestTag, GuestRequest)>,
+    /// What a primary had accepted when it heard of a newer one; sent on once it is durably secondary.
+    pub fenced: Vec<RequestTag>,
 }
 
 /// A digest of the whole volume being made.
@@ -216,6 +218,7 @@ impl Engine {
     pub(crate) fn fail_guests(&mut self, error: &DiskError) {
         let mut tags = self.log.take_waiting();
         tags.extend(self.guests.waiting.drain(..).map(|(tag, _)| tag));
+        tags.append(&mut self.guests.fenced);
         for io in std::mem::take(&mut self.io).into_values() {
             match io {
                 Io::GuestRead { tag, .. } | Io::GuestStatus { tag, .. } => tags.push(tag),

@@ -7,6 +7,7 @@ pub mod codec;
 pub mod dirty;
 pub mod engine;
 pub mod event;
+mod fence;
 mod follow;
 mod guest;
 mod limit;
@@ -27,6 +28,7 @@ pub mod session;
 pub mod settings;
 pub mod shadow;
 mod ship;
+pub mod split;
 pub mod status;
 mod survey;
 mod switch;
@@ -41,11 +43,12 @@ pub use event::{
     Answer, BlockExtent, Command, CommandError, CommandId, DiskError, Effect, Event, GuestError,
     GuestRequest, IoId, LinkId, Notice, Reply, RequestTag, VolumeData,
 };
-pub use lineage::{Digest, Position, Stretch};
+pub use lineage::{Digest, History, Position, Stretch};
 pub use message::Message;
 pub use meta::{Meta, SyncState};
 pub use session::{Input, Output, Session, SessionStatus};
 pub use settings::{Limits, MaxLag, Settings};
+pub use split::{Side, SplitBrain};
 pub use status::{PeerStatus, Standing, Status};
 pub use switch::{Paused, Switch};
 pub use verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};

@@ -41,62 +41,106 @@ pub struct Stretch {
     pub from: Position,
 }
 
-/// Whether two histories part, as far as their stretches tell.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parting {
-    /// They do not.
-    None,
-    /// One of them has forgotten what would tell.
-    Unknown,
-    /// Something was written that the other does not have there.
-    Parted,
+/// One history as its owner can tell it: who wrote what, and where it ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    /// Oldest first; the beginning may be forgotten.
+    pub lineage: Vec<Stretch>,
+    /// Its end.
+    pub tip: Position,
 }
 
-/// Do `theirs` have everything that `ours` have before `at`?
-pub fn parting(ours: &[Stretch], theirs: &[Stretch], at: Lsn) -> Parting {
-    let Some(last) = ours.iter().rfind(|stretch| stretch.from.lsn < at) else {
-        return Parting::Unknown;
-    };
-    match theirs.iter().position(|stretch| stretch == last) {
-        Some(same) => match theirs.get(same + 1) {
-            Some(next) if next.from.lsn < at => Parting::Parted,
-            _ => Parting::None,
-        },
-        None if theirs.first().is_none_or(|first| first.from.lsn > last.from.lsn) => Parting::Unknown,
-        None => Parting::Parted,
+/// How two histories lie to each other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Relation {
+    /// Ours is a beginning of theirs, perhaps all of it.
+    Behind,
+    /// Theirs is a beginning of ours.
+    Ahead,
+    /// They have the same beginning up to there, and both have something of their own behind it.
+    Parted {
+        /// The last position that both have.
+        at: Position,
+    },
+    /// No common position is known: too much is forgotten, or these were never one volume.
+    Strangers,
+}
+
+impl History {
+    /// How this history lies to another.
+    ///
+    /// Exact to the batch although nobody reads a log: one epoch is written by one writer, who never writes a position twice, so
+    /// of two copies of one stretch the shorter is a beginning of the longer. Histories therefore part where, in the last
+    /// stretch that both have, the first of them leaves it.
+    pub fn relation_to(&self, other: &History) -> Relation {
+        let at = match self.last_common_stretch(other) {
+            Some((ours, theirs)) => {
+                let (own_end, other_end) = (self.end_of(ours), other.end_of(theirs));
+                if own_end.lsn == other_end.lsn && own_end.digest != other_end.digest {
+                    // Somebody wrote a position twice in one epoch. That must not be, and least of all be glossed over.
+                    self.lineage[ours].from
+                } else if own_end.lsn <= other_end.lsn {
+                    own_end
+                } else {
+                    other_end
+                }
+            }
+            // All histories begin in the same nothing, if only we can look back so far.
+            None if self.is_complete() && other.is_complete() => Position::default(),
+            None => return Relation::Strangers,
+        };
+        if at == self.tip {
+            Relation::Behind
+        } else if at == other.tip {
+            Relation::Ahead
+        } else {
+            Relation::Parted { at }
+        }
+    }
+
+    /// Whether what this history has behind `at`, where it parts from `other`, was lost by its own writer: the writer has restarted in the
+    /// same term without it, so it was never durable there and no flush was answered for it.
+    pub fn tail_was_lost(&self, other: &History, at: Position) -> bool {
+        let next = other
+            .last_common_stretch(self)
+            .map_or(other.lineage.first(), |(common, _)| other.lineage.get(common + 1));
+        let Some(next) = next.filter(|next| next.from == at) else {
+            return false;
+        };
+        self.stretches_behind(at)
+            .iter()
+            .all(|lost| lost.epoch.term == next.epoch.term && lost.epoch < next.epoch)
+    }
+
+    /// The stretches that hold something behind `at`.
+    pub fn stretches_behind(&self, at: Position) -> &[Stretch] {
+        let later = self.lineage.partition_point(|stretch| stretch.from.lsn <= at.lsn);
+        match later.checked_sub(1) {
+            Some(holding) => &self.lineage[holding..],
+            None => &self.lineage,
+        }
+    }
+
+    /// Indices in ours and theirs.
+    fn last_common_stretch(&self, other: &History) -> Option<(usize, usize)> {
+        let place = |stretch: &Stretch| other.lineage.iter().rposition(|theirs| theirs == stretch);
+        (0..self.lineage.len())
+            .rev()
+            .find_map(|ours| Some((ours, place(&self.lineage[ours])?)))
+    }
+
+    fn end_of(&self, stretch: usize) -> Position {
+        self.lineage.get(stretch + 1).map_or(self.tip, |next| next.from)
+    }
+
+    fn is_complete(&self) -> bool {
+        self.lineage
+            .first()
+            .map_or(self.tip == Position::default(), |first| {
+                first.from == Position::default()
+            })
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn stretch(term: u32, start: u32, from: u64) -> Stretch {
-        Stretch {
-            epoch: Epoch { term, start },
-            writer: NodeId::new(&format!("h{term}")).expect("valid"),
-            from: Position {
-                lsn: Lsn(from),
-                digest: Digest(u128::from(from)),
-            },
-        }
-    }
-
-    #[test]
-    fn histories_part_where_a_stretch_of_ours_is_cut_short_or_missing() {
-        let theirs = [stretch(1, 1, 0), stretch(1, 2, 50), stretch(2, 1, 90)];
-        let check = |ours: &[Stretch], at, want| {
-            assert_eq!(parting(ours, &theirs, Lsn(at)), want, "{ours:?} {at}");
-        };
-        check(&theirs, 1000, Parting::None);
-        check(&theirs[..1], 50, Parting::None);
-        // What we have behind 50 is not theirs.
-        check(&theirs[..1], 51, Parting::Parted);
-        check(&theirs[..2], 90, Parting::None);
-        check(&[stretch(1, 1, 0), stretch(3, 1, 60)], 70, Parting::Parted);
-        // It is not on the disk yet.
-        check(&[stretch(1, 1, 0), stretch(3, 1, 60)], 50, Parting::None);
-        check(&[], 10, Parting::Unknown);
-        assert_eq!(parting(&theirs[..1], &theirs[1..], Lsn(40)), Parting::Unknown);
-    }
-}
+mod tests;

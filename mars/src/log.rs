@@ -120,7 +120,10 @@ impl Engine {
         let at = self.log.sealed;
         let epoch = self.meta.epoch;
         let committed = self.marks.committed();
-        let (bytes, end) = self.log.builder.seal(self.config.volume, epoch, at, committed);
+        let (bytes, end) =
+            self.log
+                .builder
+                .seal(self.config.volume, epoch, at, committed, self.unix_micros());
         self.append(at, bytes, end, epoch);
         for (tag, durable) in std::mem::take(&mut self.log.gathering) {
             if museum::is(Mutant::AckedInBuffer) && !durable {

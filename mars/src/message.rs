@@ -8,8 +8,9 @@ use model::{Epoch, Lsn, NodeId, SectorOffset};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::dirty::DirtyMap;
-use crate::lineage::{Position, Stretch};
+use crate::lineage::{History, Position, Stretch};
 use crate::settings::Settings;
+use crate::split::Side;
 use crate::switch::Paused;
 
 /// Sectors in one extent of a full sync: digests are compared and data is sent in these.
@@ -54,19 +55,20 @@ pub enum Message {
         /// Who wrote what, up to my end.
         lineage: Vec<Stretch>,
     },
-    /// Source to replica: what you have behind `to` was never durable at its writer; drop it and open again.
-    CutBack {
+    /// Source to replica: my log does not continue yours. Where they part, and whether what you have behind that was ever
+    /// promised to anybody, you can tell from my history.
+    Parted {
         /// My epoch.
         epoch: Epoch,
-        /// Where my history leaves yours.
-        to: Position,
+        /// Who wrote what, and where it ends.
+        history: History,
     },
-    /// Source to replica: our histories have parted in a way that is not an unfinished tail.
-    Diverged {
-        /// My epoch.
-        epoch: Epoch,
-        /// Who wrote what in mine.
-        lineage: Vec<Stretch>,
+    /// Either way: our histories have parted there, and this is what is on my side.
+    Fork {
+        /// The last position that both have.
+        at: Position,
+        /// What I have behind it.
+        side: Side,
     },
     /// Either way: I cannot be your source.
     NotSource {
@@ -168,6 +170,14 @@ pub enum Message {
         /// What holds now.
         settings: Settings,
     },
+    /// Any member to any other: the highest epoch that I know of. A primary says it to members that do not follow it, who
+    /// answer in kind.
+    Hail {
+        /// Durably known to the one who says it.
+        epoch: Epoch,
+        /// Who is primary, as far as it knows: itself, if it is.
+        primary: Option<NodeId>,
+    },
 }
 
 /// One extent in a [`Message::SyncReply`].
@@ -229,11 +239,21 @@ impl Message {
                 settings.write(&mut w);
                 w.lineage(lineage);
             }
-            Message::CutBack { epoch, to } => {
-                w.u8(3).epoch(*epoch).position(*to);
+            Message::Parted { epoch, history } => {
+                w.u8(3)
+                    .epoch(*epoch)
+                    .lineage(&history.lineage)
+                    .position(history.tip);
             }
-            Message::Diverged { epoch, lineage } => {
-                w.u8(4).epoch(*epoch).lineage(lineage);
+            Message::Fork { at, side } => {
+                w.u8(4)
+                    .position(*at)
+                    .lsn(side.end)
+                    .u64(side.bytes)
+                    .u64(side.records);
+                w.u64(side.first_unix_micros)
+                    .u64(side.last_unix_micros)
+                    .bool(side.complete);
             }
             Message::NotSource { epoch_seen, primary } => {
                 w.u8(5).epoch(*epoch_seen).option(primary.as_ref(), |w, node| {
@@ -296,6 +316,11 @@ impl Message {
                 w.u8(12).position(*base);
                 map.write(&mut w);
             }
+            Message::Hail { epoch, primary } => {
+                w.u8(15).epoch(*epoch).option(primary.as_ref(), |w, node| {
+                    w.node(node);
+                });
+            }
             Message::Digests { at, start, digests } => {
                 w.u8(20)
                     .lsn(*at)
@@ -333,13 +358,23 @@ impl Message {
                 settings: Settings::read(&mut r)?,
                 lineage: r.lineage("lineage")?,
             },
-            3 => Message::CutBack {
+            3 => Message::Parted {
                 epoch: r.epoch("epoch")?,
-                to: r.position("to")?,
+                history: History {
+                    lineage: r.lineage("lineage")?,
+                    tip: r.position("tip")?,
+                },
             },
-            4 => Message::Diverged {
-                epoch: r.epoch("epoch")?,
-                lineage: r.lineage("lineage")?,
+            4 => Message::Fork {
+                at: r.position("at")?,
+                side: Side {
+                    end: r.lsn("end")?,
+                    bytes: r.u64("bytes")?,
+                    records: r.u64("records")?,
+                    first_unix_micros: r.u64("first")?,
+                    last_unix_micros: r.u64("last")?,
+                    complete: r.bool("complete")?,
+                },
             },
             5 => Message::NotSource {
                 epoch_seen: r.epoch("epoch")?,
@@ -398,6 +433,10 @@ impl Message {
             14 => Message::Survey {
                 end: r.lsn("end")?,
                 map: DirtyMap::read(&mut r)?,
+            },
+            15 => Message::Hail {
+                epoch: r.epoch("epoch")?,
+                primary: r.option("primary", |r| r.node("primary"))?,
             },
             20 => Message::Digests {
                 at: r.lsn("at")?,

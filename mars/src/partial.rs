@@ -11,13 +11,13 @@
 //! `resync.rs`.
 
 use bytes::{Bytes, BytesMut};
-use model::{NodeId, SectorOffset};
+use model::{Lsn, NodeId, SectorOffset};
 
 use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Then};
 use crate::event::{Effect, LinkId, Notice};
 use crate::follow::{Opened, State};
-use crate::lineage::{Parting, Position, parting};
+use crate::lineage::{Position, Relation};
 use crate::meta::SyncState;
 use crate::record::{HEADER_BYTES, Header};
 
@@ -28,11 +28,15 @@ impl Engine {
             SyncState::Copying {
                 base: Some(begun), ..
             } => begun == base,
-            SyncState::Whole => match parting(&self.meta.lineage, &source.lineage, self.meta.touched) {
-                Parting::None => base.lsn >= self.meta.trimmed && base.lsn <= self.log.sealed.lsn,
-                Parting::Unknown => false,
-                Parting::Parted => return self.diverged(link),
-            },
+            SyncState::Whole => {
+                let common = match self.history().relation_to(&source.history()) {
+                    Relation::Behind => self.log.sealed.lsn,
+                    // What is behind it is lost, but may be on the disk.
+                    Relation::Parted { at } if at.lsn >= self.meta.touched => at.lsn,
+                    _ => Lsn(0),
+                };
+                base.lsn >= self.meta.trimmed && base.lsn <= common
+            }
             SyncState::Copying { base: None, .. } | SyncState::Fresh => false,
         };
         if !goes_on {

@@ -13,7 +13,7 @@
 //!          12 batch_bytes u32 (all of it)     16 epoch: term u32, start u32     24 lsn u64
 //!          32 committed u64 (durable at its writer when it was sealed)   40 record_count u32
 //!          44 payload_bytes u32 (table + data) 48 payload_crc u32 (crc32c)       52 zero u32
-//!          56 zero u64      64 previous digest u128       80 volume u128
+//!          56 written u64 (wall clock of its writer, microseconds since 1970; 0: unknown)   64 previous digest u128       80 volume u128
 //! records:  1 write       start, count in sectors; data = count × 512 bytes
 //!           2 discard     start, count in sectors; reads as zeroes afterwards
 //!           3 zeroes      start, count in sectors; flags bit 0: the space may be given back
@@ -145,6 +145,9 @@ pub struct Header {
     pub payload_bytes: u32,
     /// crc32c of table and data.
     pub payload_crc: u32,
+    /// When it was sealed by its writer's wall clock, in microseconds since 1970; 0 when that is not known. For people: clocks
+    /// differ and go back, so nothing is decided by it.
+    pub written_unix_micros: u64,
     /// Digest of everything before it.
     pub previous: Digest,
     /// Whose log this is.
@@ -220,6 +223,7 @@ impl Header {
             record_count: u32_at(bytes, 40),
             payload_bytes: u32_at(bytes, 44),
             payload_crc: u32_at(bytes, 48),
+            written_unix_micros: u64_at(bytes, 56),
             previous: Digest(u128_at(bytes, 64)),
             volume: VolumeId(u128_at(bytes, 80)),
         };
@@ -432,6 +436,7 @@ impl BatchBuilder {
         epoch: Epoch,
         at: Position,
         committed: Lsn,
+        written_unix_micros: u64,
     ) -> (Bytes, Position) {
         let builder = std::mem::take(self);
         let payload_bytes = builder.payload_bytes();
@@ -462,7 +467,7 @@ impl BatchBuilder {
         header.put_u32_le(payload_bytes as u32);
         header.put_u32_le(payload_crc);
         header.put_u32_le(0);
-        header.put_u64_le(0);
+        header.put_u64_le(written_unix_micros);
         header.put_u128_le(at.digest.0);
         header.put_u128_le(volume.0);
         let crc = crc32c(&header[8..]);
@@ -517,7 +522,13 @@ mod tests {
         ];
         let mut builder = BatchBuilder::default();
         records.iter().for_each(|r| builder.push(r));
-        let (bytes, end) = builder.seal(VOLUME, Epoch { term: 1, start: 1 }, Position::default(), Lsn(0));
+        let (bytes, end) = builder.seal(
+            VOLUME,
+            Epoch { term: 1, start: 1 },
+            Position::default(),
+            Lsn(0),
+            77,
+        );
         assert!(builder.is_empty());
         (records, bytes, end)
     }
@@ -528,6 +539,7 @@ mod tests {
         let batch = Batch::decode_next(&bytes, VOLUME, Position::default(), Epoch::NONE).expect("whole");
         assert_eq!(batch.records, records);
         assert_eq!(batch.end, end);
+        assert_eq!(batch.header.written_unix_micros, 77);
         assert_eq!(bytes.len() % BATCH_ALIGN_BYTES, 0);
     }
 

@@ -128,6 +128,7 @@ impl Engine {
         if reason.is_none() && !log_ends_here {
             return self.scan_read(at.lsn, batch_bytes);
         }
+        let own_end = self.wrote_the_end();
         let Phase::Scanning(scan) = &mut self.phase else {
             return;
         };
@@ -135,13 +136,25 @@ impl Engine {
         match reason {
             None => self.scan_end(),
             // A replica's batches speak of what was durable at the primary, so they prove nothing about this log; what it
-            // lost it fetches again.
-            Some(_) if self.meta.role == Role::Secondary => self.scan_end(),
+            // lost it fetches again. Not what it wrote itself: of that it may have the only copy.
+            Some(_) if !own_end => self.scan_end(),
             Some(reason) => {
                 scan.suspect = Some((at.lsn, reason.clone()));
                 self.look_ahead(at.lsn, &rest, log_ends_here, reason);
             }
         }
+    }
+
+    /// Whether what a scan finds at the end of the log is this node's own.
+    fn wrote_the_end(&self) -> bool {
+        let last = self.meta.lineage.last();
+        self.meta.role == Role::Primary || last.is_some_and(|last| last.writer == self.config.node)
+    }
+
+    /// Whether this node wrote in an epoch.
+    fn is_ours(&self, epoch: Epoch) -> bool {
+        let wrote = |stretch: &Stretch| stretch.epoch == epoch && stretch.writer == self.config.node;
+        self.meta.role == Role::Primary || self.meta.lineage.iter().any(wrote)
     }
 
     /// A batch behind the bad one that was sealed when the bad one was durable turns a torn tail into damage.
@@ -154,6 +167,7 @@ impl Engine {
                 && header.volume == self.config.volume
                 && header.lsn == at
                 && header.committed > bad
+                && self.is_ours(header.epoch)
             {
                 return self.defective_log(bad, reason);
             }
@@ -208,6 +222,7 @@ impl Engine {
         });
         self.phase = Phase::Following;
         if self.meta.role == Role::Primary {
+            self.ask_before_serving();
             let epoch = self.meta.epoch;
             self.begin_promotion(if museum::is(Mutant::EpochNotBumped) {
                 epoch

@@ -272,6 +272,8 @@ impl Engine {
         let granted = self.meta.granted.clone();
         let successor = granted.as_ref().map(|granted| granted.to.clone());
         self.phase = Phase::Following;
+        self.stop_hails();
+        self.splits.forget_all();
         self.follow.forget_source(self.now);
         self.follow.hint = successor.clone();
         self.follow.horizon = self.marks.trimmed();
@@ -313,9 +315,11 @@ impl Engine {
 
     /// Our source grants us the role.
     pub(crate) fn granted(&mut self, link: LinkId, epoch: Epoch, at: Position, settings: Settings) {
+        // Once it has written in this epoch it has more than that, so a grant that is repeated does no harm. It may have heard of the
+        // epoch from others before.
         let whole = self.meta.sync == SyncState::Whole || museum::is(Mutant::GrantedUnwhole);
         let have_everything = (self.log.sealed == at || museum::is(Mutant::GrantedBehind)) && whole;
-        if epoch <= self.meta.epoch || !have_everything || self.follow.is_cutting() {
+        if epoch < self.meta.epoch || !have_everything || self.follow.is_cutting() {
             return self.close_follow(link);
         }
         self.stop_following();
@@ -342,6 +346,7 @@ impl Engine {
             self.load_tracks();
         }
         self.phase = Phase::Promoting { saved: false };
+        self.splits.forget_all();
         self.save(Then::Promoted);
     }
 
@@ -357,7 +362,8 @@ impl Engine {
         };
         self.log.want_flush(self.log.sealed.lsn);
         let saved = saved || museum::is(Mutant::EpochNotSaved);
-        if !saved
+        if self.is_asking()
+            || !saved
             || !self.tracks.loaded
             || self.replay.loaded != self.log.sealed
             || self.marks.committed() != self.log.sealed.lsn

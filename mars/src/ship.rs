@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, NodeId, SectorOffset, Tick};
+use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
 
 use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{CommandId, Effect, LinkId, Notice};
@@ -101,7 +101,10 @@ enum Begin {
 impl Engine {
     pub(crate) fn link_up(&mut self, link: LinkId, peer: NodeId, dialled: bool) {
         if dialled {
-            return self.follow_up(link, peer);
+            return match self.meta.role {
+                Role::Primary => self.hail_up(link, &peer),
+                Role::Secondary => self.follow_up(link, peer),
+            };
         }
         if !self.config.members.contains(&peer) || peer == self.config.node {
             return self.effects.push_back(Effect::Close { link });
@@ -128,6 +131,10 @@ impl Engine {
 
     pub(crate) fn link_down(&mut self, link: Option<LinkId>, peer: &NodeId) {
         self.follow_down(link, peer);
+        self.hail_down(link, peer);
+        if let Some(link) = link {
+            self.splits.link_down(link);
+        }
         if let Some(link) = link
             && self.links.remove(&link).is_some()
             && let Some(peer) = self.peers.get_mut(peer)
@@ -137,19 +144,20 @@ impl Engine {
         }
     }
 
-    fn close_ship(&mut self, link: LinkId) {
+    pub(crate) fn close_ship(&mut self, link: LinkId) {
         if let Some(Link { peer, .. }) = self.links.remove(&link)
             && let Some(peer) = self.peers.get_mut(&peer)
             && peer.link == Some(link)
         {
             peer.link = None;
         }
+        self.splits.link_down(link);
         self.effects.push_back(Effect::Close { link });
     }
 
     pub(crate) fn message(&mut self, link: LinkId, message: Message) {
         match self.links.get(&link) {
-            None => {}
+            None => self.hail_answered(link, message),
             Some(Link { ship: None, .. }) => self.followed(link, message),
             Some(Link { ship: Some(_), .. }) => match message {
                 Message::Open {
@@ -196,6 +204,8 @@ impl Engine {
                         && committed >= self.meta.trimmed;
                 }
                 Message::SurveyRequest => self.asked_for_survey(link),
+                Message::Fork { at, side } => self.fork_told(link, at, side),
+                Message::Hail { epoch, primary } => self.hailed(link, epoch, primary),
                 Message::SyncRequest { id, start, digests } => self.sync_asked(link, id, start, digests),
                 Message::Digests { at, start, digests } => {
                     if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
@@ -224,6 +234,8 @@ impl Engine {
             return;
         };
         let peer = peer.clone();
+        self.hails.heard_from(&peer);
+        self.hear(epoch_seen, None);
         let serving = matches!(self.phase, Phase::Serving);
         if !serving || epoch_seen > self.meta.epoch {
             // The one who was granted the role asks because it has not heard of it.
@@ -231,7 +243,7 @@ impl Engine {
                 .meta
                 .granted
                 .as_ref()
-                .filter(|granted| granted.to == peer && epoch_seen < granted.epoch);
+                .filter(|granted| granted.to == peer && epoch_seen <= granted.epoch);
             let message = match grant {
                 Some(_) if museum::is(Mutant::GrantNotRepeated) => Message::NotSource {
                     epoch_seen: self.meta.epoch,
@@ -246,7 +258,7 @@ impl Engine {
                     // While serving, "I" would be an answer to who must not listen to me.
                     let primary = if serving { None } else { self.primary_hint() };
                     Message::NotSource {
-                        epoch_seen: self.meta.epoch,
+                        epoch_seen: self.epoch_known(),
                         primary,
                     }
                 }
@@ -264,7 +276,7 @@ impl Engine {
                 });
             }
             Some(end) if end == self.log.appended => self.open_stream(link, end, end_epoch, Begin::Going),
-            Some(end) if end.lsn >= self.meta.trimmed => self.open_parted(link, end_epoch, end),
+            Some(end) if end.lsn >= self.meta.trimmed => self.open_parted(link),
             Some(_) => self.open_behind(link),
             None => self.open_fresh(link),
         }
@@ -335,26 +347,15 @@ impl Engine {
             {
                 self.open_stream(link, end, end_epoch, Begin::Going);
             }
-            _ => self.open_parted(link, end_epoch, end),
+            _ => self.open_parted(link),
         }
     }
 
-    /// The peer's history is not a beginning of ours: where did they part?
-    fn open_parted(&mut self, link: LinkId, end_epoch: Epoch, end: Position) {
-        let epoch = self.meta.epoch;
-        let next = self
-            .meta
-            .lineage
-            .iter()
-            .find(|stretch| stretch.epoch > end_epoch)
-            .map(|stretch| stretch.from);
-        let message = match next {
-            // Even if our log there is gone: it checks that nothing of its own is lost, cuts, and is then sent a full sync.
-            Some(to) if to.lsn <= end.lsn => Message::CutBack { epoch, to },
-            _ => Message::Diverged {
-                epoch,
-                lineage: self.meta.lineage.clone(),
-            },
+    /// The peer's history is not a beginning of ours; it finds out where they part, and what that means.
+    fn open_parted(&mut self, link: LinkId) {
+        let message = Message::Parted {
+            epoch: self.meta.epoch,
+            history: self.history(),
         };
         self.effects.push_back(Effect::Send { link, message });
     }
@@ -385,6 +386,7 @@ impl Engine {
             announced: nothing,
             heartbeat_due,
         });
+        self.splits.forget(peer);
         if let Some(peer) = self.peers.get_mut(peer) {
             // What it has need not be durable there: log is kept for it until it says so.
             let durable = if fresh { from.lsn } else { self.meta.trimmed };
@@ -615,6 +617,8 @@ impl Engine {
             .collect();
         left.iter().for_each(|peer| self.end_track(peer));
         self.peers.retain(|peer, _| members.contains(peer));
+        self.splits.retain(&members);
+        self.hail_only(&members);
         for member in members.iter().filter(|member| **member != own) {
             // One that joins has no history yet: the log is kept for it once it has opened a stream.
             let joining = Peer {

@@ -1,5 +1,7 @@
 //! How does a replica stand? Figures for people and planners.
 
+use std::collections::BTreeMap;
+
 use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, Tick};
 
 use crate::engine::{Engine, Phase};
@@ -7,6 +9,7 @@ use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::settings::Settings;
+use crate::split::SplitBrain;
 use crate::switch::Paused;
 use crate::verify::{Verified, VerifyRun};
 use crate::watermark::Watermarks;
@@ -64,6 +67,8 @@ pub struct Status {
     pub sync_micros_left: Option<u64>,
     /// As primary: the other members.
     pub peers: Vec<PeerStatus>,
+    /// Members whose histories have parted from this one, each with what is on both sides.
+    pub split_brain: BTreeMap<NodeId, SplitBrain>,
 }
 
 /// Where guests are served, as this replica knows it.
@@ -157,6 +162,7 @@ impl Engine {
                 .then(|| self.meta.verify.clone())
                 .flatten(),
             peers,
+            split_brain: self.splits.found().clone(),
         }
     }
 
@@ -186,13 +192,18 @@ impl Engine {
             Phase::Failed { state, reason } => (*state, Some(reason.clone())),
             Phase::Scanning(_) => (ReplicaState::Detached, because("recovering: reading its log")),
             Phase::Promoting { .. } => (ReplicaState::Detached, because("recovering: applying its log")),
-            Phase::Serving | Phase::Demoting => (ReplicaState::Uptodate, None),
-            Phase::Following => match (&self.follow.diverged, self.follow.source(), self.meta.sync) {
-                (Some(peer), _, _) => (
-                    ReplicaState::SplitBrain,
-                    Some(format!("its history and that of {peer} have parted")),
-                ),
-                (None, source, sync) if self.meta.paused.holding(sync == SyncState::Whole).any() => {
+            _ if !self.splits.found().is_empty() => {
+                let peers: Vec<String> = self.splits.found().keys().map(ToString::to_string).collect();
+                let reason = format!("its history and that of {} have parted", peers.join(" and "));
+                (ReplicaState::SplitBrain, Some(reason))
+            }
+            Phase::Demoting => (
+                ReplicaState::Unreachable,
+                because("it is primary no more and has no source yet"),
+            ),
+            Phase::Serving => (ReplicaState::Uptodate, None),
+            Phase::Following => match (self.follow.source(), self.meta.sync) {
+                (source, sync) if self.meta.paused.holding(sync == SyncState::Whole).any() => {
                     let mut reason = format!(
                         "an operator has paused its {}; `poolctl volume resume` lets it go on",
                         self.meta.paused.holding(sync == SyncState::Whole)
@@ -204,7 +215,7 @@ impl Engine {
                     }
                     (ReplicaState::Paused, Some(reason))
                 }
-                (None, Some(_), SyncState::Whole) => {
+                (Some(_), SyncState::Whole) => {
                     let known = self.follow.primary_committed;
                     let caught_up = known > model::Lsn(0) && self.marks.committed() >= known;
                     (
@@ -216,18 +227,18 @@ impl Engine {
                         None,
                     )
                 }
-                (None, Some(_), _) => (ReplicaState::Syncing, None),
-                (None, None, SyncState::Whole) if self.has_stepped_down() => (
+                (Some(_), _) => (ReplicaState::Syncing, None),
+                (None, SyncState::Whole) if self.has_stepped_down() => (
                     ReplicaState::Unreachable,
                     because(
                         "it stepped down and no member is primary; take over here or on another that has all of it",
                     ),
                 ),
-                (None, None, SyncState::Whole) if museum::is(Mutant::UptodateUnseen) => {
+                (None, SyncState::Whole) if museum::is(Mutant::UptodateUnseen) => {
                     (ReplicaState::Uptodate, None)
                 }
-                (None, None, SyncState::Whole) => (ReplicaState::Unreachable, because("it has no source")),
-                (None, None, _) => (
+                (None, SyncState::Whole) => (ReplicaState::Unreachable, because("it has no source")),
+                (None, _) => (
                     ReplicaState::Inconsistent,
                     because("its full sync waits for a source"),
                 ),
@@ -245,6 +256,7 @@ impl Engine {
         let lag_bytes = self.marks.appended().since(peer.committed);
         let lag_micros = self.lag_micros(now, peer.committed);
         let state = match sent {
+            _ if self.splits.found().contains_key(node) => ReplicaState::SplitBrain,
             None => ReplicaState::Unreachable,
             Some(_) if peer.paused.holding(peer.whole).any() => ReplicaState::Paused,
             Some(_) if !peer.whole => ReplicaState::Syncing,

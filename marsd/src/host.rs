@@ -590,9 +590,12 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
                 to_lsn: to.0,
             });
         }
-        Err(CommandError::NotPrimary | CommandError::NotReady { .. } | CommandError::OldEpoch { .. }) => {
-            ControlErrorKind::Refused
-        }
+        Err(
+            CommandError::NotPrimary
+            | CommandError::NotReady { .. }
+            | CommandError::OldEpoch { .. }
+            | CommandError::Superseded { .. },
+        ) => ControlErrorKind::Refused,
         Err(CommandError::NotMember { .. }) => ControlErrorKind::NotFound,
         // Most often it recovers or copies, which passes; a status tells the rest.
         Err(CommandError::Busy | CommandError::NotInService { .. }) => ControlErrorKind::Busy,

@@ -10,7 +10,7 @@ mod notice;
 use std::collections::HashMap;
 use std::io;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use mars::{
@@ -117,6 +117,7 @@ impl Loop {
             }
             self.show_standing();
             let Some(first) = self.wait(inputs) else { continue };
+            self.engine.set_clock(self.now(), unix_micros());
             self.apply(first);
             // Only what is ready now: a flood of requests must not keep effects from being performed.
             for _ in 0..inputs.len() {
@@ -271,6 +272,12 @@ impl Loop {
             Effect::Notice(notice) => notice::log(notice),
         }
     }
+}
+
+/// What the wall clock shows; 0 when it stands before 1970.
+fn unix_micros() -> u64 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_micros() as u64)
 }
 
 #[cfg(test)]

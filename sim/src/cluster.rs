@@ -88,7 +88,7 @@ impl Cluster {
             self.run_until(self.now.after_micros(100_000))?;
             resting = 0;
             for world in &mut self.worlds {
-                resting += usize::from(world.comes_to_rest());
+                resting += usize::from(world.comes_to_rest()?);
             }
         }
         self.worlds.iter_mut().try_for_each(World::check_rest)

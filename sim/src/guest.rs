@@ -74,6 +74,8 @@ pub(crate) struct Guest {
     flushed: u64,
     /// Where it thinks the primary is.
     pub attached: usize,
+    /// Takeovers up to the newest primary that it has met.
+    pub takeovers: u32,
     pub habits: Habits,
     /// Requests answered by kind.
     pub answered: BTreeMap<&'static str, u64>,
@@ -121,6 +123,7 @@ impl Guest {
             clock: 0,
             flushed: 0,
             attached: 0,
+            takeovers: 0,
             habits,
             answered: BTreeMap::new(),
         }
@@ -372,6 +375,37 @@ impl Guest {
                 .for_each(|version| version.acked = None);
             sector.versions[sector.low].durable = true;
         }
+    }
+
+    /// A takeover has another truth than the one known so far: for each sector what it began with, which is durable there, and what it
+    /// got since.
+    pub fn moved(&mut self, takeovers: u32, stamps: impl Fn(usize) -> Vec<u64>) {
+        self.takeovers = takeovers;
+        self.asked.clear();
+        for (at, sector) in self.sectors.iter_mut().enumerate() {
+            let version = |(i, stamp): (usize, u64)| Version {
+                stamp,
+                acked: (i > 0).then_some(self.clock + 1),
+                durable: i == 0,
+            };
+            sector.versions = stamps(at).into_iter().enumerate().map(version).collect();
+            sector.low = sector.versions.len() - 1;
+            sector.uncertain = false;
+            sector.writing = false;
+        }
+        self.clock += 1;
+    }
+
+    /// What was sent to a place is no longer ours; returns its names.
+    pub fn forget_sent_to(&mut self, place: (usize, u32)) -> Vec<u64> {
+        let here: Vec<u64> = self
+            .asked
+            .values()
+            .filter(|asked| asked.sent == Some(place))
+            .map(|asked| asked.tag.0)
+            .collect();
+        here.iter().for_each(|tag| drop(self.asked.remove(tag)));
+        here
     }
 
     /// At rest: the sector must hold this.

@@ -2,6 +2,9 @@
 //!
 //! The history is told from the appends of all members: a batch is *made* by whoever appends it first; appended by others
 //! it is a copy. So nobody has to be asked who is primary, and a second writer in one epoch cannot hide.
+//!
+//! It is a tree: it forks where a primary restarts without its last batches, and where somebody takes over. A branch is a
+//! path from the beginning to one end.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,52 +16,146 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 
 use crate::stamp;
 
-/// The chain that counts, and every batch that ever was.
-#[derive(Debug)]
-pub(crate) struct History {
-    /// End of each batch that counts.
-    chain: BTreeMap<u64, Digest>,
-    /// End of the chain.
-    end: Position,
-    /// Durable at its primary: the chain is never cut before.
-    committed: Lsn,
+/// The end of a batch, on a branch.
+#[derive(Clone, Copy, Debug)]
+struct End {
+    digest: Digest,
     epoch: Epoch,
-    owners: BTreeMap<Epoch, usize>,
-    writer: Option<usize>,
-    ever: BTreeSet<(u64, u128)>,
+    /// Whether it changes anything for guests.
+    writes: bool,
+}
+
+/// One path through the tree.
+#[derive(Clone, Debug)]
+struct Branch {
+    /// By the position behind each batch.
+    chain: BTreeMap<u64, End>,
     /// For each sector its stamps, each with the end of the batch that brought it.
     sectors: Vec<Vec<(u64, u64)>>,
+}
+
+impl Branch {
+    fn end(&self) -> Position {
+        let (lsn, end) = self.chain.last_key_value().expect("a branch has a beginning");
+        Position {
+            lsn: Lsn(*lsn),
+            digest: end.digest,
+        }
+    }
+
+    fn epoch(&self) -> Epoch {
+        self.chain
+            .last_key_value()
+            .map_or(Epoch::NONE, |(_, end)| end.epoch)
+    }
+
+    fn holds(&self, position: Position) -> bool {
+        self.chain
+            .get(&position.lsn.0)
+            .is_some_and(|end| end.digest == position.digest)
+    }
+
+    /// The same up to a position.
+    fn up_to(&self, at: Lsn) -> Branch {
+        let mut branch = self.clone();
+        branch.chain.split_off(&(at.0 + 1));
+        for sector in &mut branch.sectors {
+            while sector.last().is_some_and(|(end, _)| *end > at.0) {
+                sector.pop();
+            }
+        }
+        branch
+    }
+
+    fn apply(&mut self, record: &Record, end: Lsn) -> Result<bool, String> {
+        let Some((range, data)) = record.change() else {
+            return Ok(false);
+        };
+        for (i, sector) in (range.start.0..range.end().0).enumerate() {
+            let stamp = match data {
+                None => 0,
+                Some(data) => stamp::of(&data[i * 512..(i + 1) * 512])
+                    .ok_or(format!("logs a mixture for sector {sector}"))?,
+            };
+            let place = self
+                .sectors
+                .get_mut(sector as usize)
+                .ok_or(format!("logs sector {sector}, beyond the end"))?;
+            match place.last_mut() {
+                Some(last) if last.0 == end.0 => last.1 = stamp,
+                _ => place.push((end.0, stamp)),
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// A primary that went on without its last batches.
+#[derive(Clone, Copy, Debug)]
+struct Restart {
+    at: Lsn,
+    epoch: Epoch,
+}
+
+/// Every batch that ever was.
+#[derive(Debug)]
+pub(crate) struct History {
+    branches: Vec<Branch>,
+    owners: BTreeMap<u32, usize>,
+    /// By term: how far its owner has made it durable, and how far it was made.
+    terms: BTreeMap<u32, (Lsn, Lsn)>,
+    restarts: Vec<Restart>,
+    ever: BTreeSet<(u64, u128)>,
+    /// Whether somebody was told to take over: only then may histories part.
+    pub forced: bool,
     /// Batches made.
     pub batches: u64,
-    /// Times the chain was cut back because a primary lost its end.
+    /// Times a primary lost the end of its log.
     pub cuts: u64,
+    /// Times histories parted.
+    pub forks: u64,
 }
 
 impl History {
     /// A volume that begins with these stamps.
     pub fn new(stamps: &[u64]) -> History {
-        History {
-            chain: BTreeMap::from([(0, Digest::default())]),
-            end: Position::default(),
-            committed: Lsn(0),
+        let beginning = End {
+            digest: Digest::default(),
             epoch: Epoch::NONE,
-            owners: BTreeMap::new(),
-            writer: None,
-            ever: BTreeSet::from([(0, 0)]),
+            writes: false,
+        };
+        let branch = Branch {
+            chain: BTreeMap::from([(0, beginning)]),
             sectors: stamps.iter().map(|stamp| vec![(0, *stamp)]).collect(),
+        };
+        History {
+            branches: vec![branch],
+            owners: BTreeMap::new(),
+            terms: BTreeMap::new(),
+            restarts: Vec::new(),
+            ever: BTreeSet::from([(0, 0)]),
+            forced: false,
             batches: 0,
             cuts: 0,
+            forks: 0,
         }
     }
 
-    /// Where it ends.
-    pub fn end(&self) -> Position {
-        self.end
+    /// The branch of the newest primary.
+    fn newest(&self) -> &Branch {
+        self.branches
+            .iter()
+            .max_by_key(|branch| branch.epoch())
+            .expect("there is one")
     }
 
-    /// What no primary may lose any more.
-    pub fn committed(&self) -> Lsn {
-        self.committed
+    fn branch_of(&self, position: Position) -> Option<&Branch> {
+        self.branches.iter().rev().find(|branch| branch.holds(position))
+    }
+
+    /// Where the newest primary's ends.
+    pub fn end(&self) -> Position {
+        self.newest().end()
     }
 
     /// A node appends to its log.
@@ -96,127 +193,222 @@ impl History {
         bytes: &Bytes,
         end: Position,
     ) -> Result<(), String> {
-        let at = header.lsn;
-        if self.chain.get(&at.0) != Some(&header.previous) {
-            return Err(format!(
-                "makes a batch at {at} that continues no history; the end is {}",
-                self.end.lsn
-            ));
-        }
-        if header.epoch < self.epoch {
-            return Err(format!(
-                "writes in epoch {} after somebody wrote in {}",
-                header.epoch, self.epoch
-            ));
-        }
+        let (at, epoch) = (header.lsn, header.epoch);
         let batch = Batch::decode(bytes).map_err(|e| format!("makes a bad batch at {at}: {e}"))?;
+        let owner = *self.owners.entry(epoch.term).or_insert(node);
+        if owner != node {
+            return Err(format!(
+                "writes in epoch {epoch}, which is h{owner}'s: two writers"
+            ));
+        }
+        let branch = self.continued(at, header.previous, epoch)?;
         let begins = batch
             .records
             .iter()
             .any(|r| matches!(r, Record::Epoch { writer } if writer.as_str() == name));
-        let owner = *self.owners.entry(header.epoch).or_insert(node);
-        if owner != node {
+        if epoch > self.branches[branch].epoch() && !begins {
+            return Err(format!("begins epoch {epoch} at {at} without saying so"));
+        }
+        self.batches += 1;
+        self.ever.insert((end.lsn.0, end.digest.0));
+        self.terms.entry(epoch.term).or_default().1 = end.lsn;
+        let branch = &mut self.branches[branch];
+        let mut writes = false;
+        for record in &batch.records {
+            writes |= branch.apply(record, end.lsn)?;
+        }
+        branch.chain.insert(
+            end.lsn.0,
+            End {
+                digest: end.digest,
+                epoch,
+                writes,
+            },
+        );
+        Ok(())
+    }
+
+    /// The branch that a new batch continues at its end; a new one where the tree forks.
+    fn continued(&mut self, at: Lsn, previous: Digest, epoch: Epoch) -> Result<usize, String> {
+        let from = Position {
+            lsn: at,
+            digest: previous,
+        };
+        let holding: Vec<usize> = (0..self.branches.len())
+            .filter(|index| self.branches[*index].holds(from))
+            .collect();
+        let Some(last) = holding.last().copied() else {
+            return Err(format!("makes a batch at {at} that continues no history"));
+        };
+        let before = self.branches[last].chain[&at.0].epoch;
+        if before > epoch {
+            return Err(format!("writes in epoch {epoch} behind a batch of {before}"));
+        }
+        let followers: Vec<Epoch> = holding
+            .iter()
+            .filter_map(|index| self.branches[*index].chain.range(at.0 + 1..).next())
+            .map(|(_, end)| end.epoch)
+            .collect();
+        // It restarts without what it wrote there itself.
+        let lost: Vec<&Epoch> = followers.iter().filter(|next| next.term == epoch.term).collect();
+        if let Some(again) = lost.iter().find(|next| ***next >= epoch) {
             return Err(format!(
-                "writes in epoch {}, which is h{owner}'s: two writers",
-                header.epoch
+                "writes at {at} in epoch {epoch} after having written there in {again}"
             ));
         }
-        if header.epoch > self.epoch && !begins {
-            return Err(format!("begins epoch {} at {at} without saying so", header.epoch));
+        if !lost.is_empty() {
+            let committed = self.terms.get(&epoch.term).map_or(Lsn(0), |term| term.0);
+            if at < committed {
+                return Err(format!("continues at {at} although {committed} was durable"));
+            }
+            self.cuts += 1;
+            self.restarts.push(Restart { at, epoch });
         }
-        if at < self.end.lsn {
-            if at < self.committed {
+        if followers.iter().any(|next| next.term != epoch.term) {
+            if !self.forced {
                 return Err(format!(
-                    "continues at {at} although {} was durable",
-                    self.committed
+                    "continues at {at} in epoch {epoch} where another went on: two writers, and nobody was forced"
                 ));
             }
-            self.cut(at, header.previous);
+            self.forks += 1;
         }
-        self.epoch = header.epoch;
-        self.writer = Some(node);
-        self.batches += 1;
-        self.chain.insert(end.lsn.0, end.digest);
-        self.ever.insert((end.lsn.0, end.digest.0));
-        self.end = end;
-        for record in &batch.records {
-            self.apply(record, end.lsn)?;
-        }
-        Ok(())
-    }
-
-    fn apply(&mut self, record: &Record, end: Lsn) -> Result<(), String> {
-        let Some((range, data)) = record.change() else {
-            return Ok(());
-        };
-        for (i, sector) in (range.start.0..range.end().0).enumerate() {
-            let stamp = match data {
-                None => 0,
-                Some(data) => stamp::of(&data[i * 512..(i + 1) * 512])
-                    .ok_or(format!("logs a mixture for sector {sector}"))?,
-            };
-            let place = self
-                .sectors
-                .get_mut(sector as usize)
-                .ok_or(format!("logs sector {sector}, beyond the end"))?;
-            match place.last_mut() {
-                Some(last) if last.0 == end.0 => last.1 = stamp,
-                _ => place.push((end.0, stamp)),
+        let at_end = holding.iter().find(|index| self.branches[**index].end() == from);
+        Ok(match at_end {
+            Some(index) => *index,
+            None => {
+                let branch = self.branches[last].up_to(at);
+                self.branches.push(branch);
+                self.branches.len() - 1
             }
-        }
-        Ok(())
-    }
-
-    fn cut(&mut self, at: Lsn, digest: Digest) {
-        self.cuts += 1;
-        self.chain.split_off(&(at.0 + 1));
-        self.end = Position { lsn: at, digest };
-        for sector in &mut self.sectors {
-            while sector.last().is_some_and(|(end, _)| *end > at.0) {
-                sector.pop();
-            }
-        }
+        })
     }
 
     /// A node's log is durable up to here.
     pub fn flushed(&mut self, node: usize, up_to: Lsn) {
-        if self.writer == Some(node) && up_to <= self.end.lsn {
-            self.committed = self.committed.max(up_to);
+        for (term, _) in self.owners.iter().filter(|(_, owner)| **owner == node) {
+            let (committed, made) = self.terms.entry(*term).or_default();
+            *committed = (*committed).max(up_to.min(*made));
         }
     }
 
-    /// Whether a position is on the chain.
+    /// Whether a position is on the tree.
     pub fn holds(&self, position: Position) -> bool {
-        self.chain.get(&position.lsn.0) == Some(&position.digest)
+        self.branch_of(position).is_some()
     }
 
-    /// The last batch that ends at or before `lsn`: where it begins and ends, and its digest.
-    pub fn batch_before(&self, lsn: Lsn) -> Option<(u64, u64, Digest)> {
-        let (end, digest) = self.chain.range(..=lsn.0).next_back()?;
-        let (begin, _) = self.chain.range(..*end).next_back()?;
-        Some((*begin, *end, *digest))
+    /// Whether no primary can lose what is before a position: its own writer has it durably, or somebody went on from it, who
+    /// made it durable before.
+    pub fn is_safe(&self, position: Position) -> bool {
+        let Some(branch) = self.branch_of(position) else {
+            return false;
+        };
+        let epoch = branch.chain[&position.lsn.0].epoch;
+        let committed = self.terms.get(&epoch.term).map_or(Lsn(0), |term| term.0);
+        let holding = self.branches.iter().filter(|branch| branch.holds(position));
+        position.lsn <= committed || holding.into_iter().any(|branch| branch.epoch().term > epoch.term)
+    }
+
+    /// The end of what a node wrote last.
+    pub fn end_of_writer(&self, node: usize) -> Position {
+        let wrote = |end: &End| self.owners.get(&end.epoch.term) == Some(&node);
+        let last = |branch: &Branch| {
+            let (lsn, end) = branch.chain.iter().rev().find(|(_, end)| wrote(end))?;
+            let (lsn, digest) = (Lsn(*lsn), end.digest);
+            Some((end.epoch, lsn, Position { lsn, digest }))
+        };
+        let newest = self
+            .branches
+            .iter()
+            .filter_map(last)
+            .max_by_key(|(epoch, lsn, _)| (*epoch, *lsn));
+        newest.map_or(Position::default(), |(_, _, end)| end)
+    }
+
+    /// The batch that ends at a position: where it begins.
+    pub fn begin_of_batch(&self, end: Position) -> Option<u64> {
+        let branch = self.branch_of(end)?;
+        branch.chain.range(..end.lsn.0).next_back().map(|(lsn, _)| *lsn)
     }
 
     /// Where the batch ends that brought this stamp to a sector, if it is there still.
-    pub fn end_of(&self, sector: usize, stamp: u64) -> Option<Lsn> {
-        let versions = self.sectors.get(sector)?.iter();
-        versions
-            .rev()
-            .find(|(_, s)| *s == stamp)
-            .map(|(end, _)| Lsn(*end))
+    pub fn end_of(&self, sector: usize, stamp: u64) -> Option<Position> {
+        self.branches.iter().rev().find_map(|branch| {
+            let mut versions = branch.sectors.get(sector)?.iter().rev();
+            let (lsn, _) = versions.find(|(_, s)| *s == stamp)?;
+            Some(Position {
+                lsn: Lsn(*lsn),
+                digest: branch.chain.get(lsn)?.digest,
+            })
+        })
     }
 
-    /// The stamp of a sector in the version at `lsn`.
-    pub fn stamp_at(&self, sector: usize, lsn: Lsn) -> u64 {
-        let versions = &self.sectors[sector];
-        let later = versions.partition_point(|(end, _)| *end <= lsn.0);
-        versions[later.max(1) - 1].1
+    /// The last position that the histories up to two positions have in common.
+    pub fn parting(&self, one: Position, other: Position) -> Option<Position> {
+        let (one_branch, other_branch) = (self.branch_of(one)?, self.branch_of(other)?);
+        let last = one.lsn.min(other.lsn).0;
+        let (lsn, end) = one_branch.chain.range(..=last).rev().find(|(lsn, end)| {
+            other_branch
+                .chain
+                .get(lsn)
+                .is_some_and(|e| e.digest == end.digest)
+        })?;
+        Some(Position {
+            lsn: Lsn(*lsn),
+            digest: end.digest,
+        })
     }
 
-    /// xxh3-128 of the version at `lsn`.
-    pub fn digest_at(&self, lsn: Lsn) -> u128 {
-        let mut hasher = Xxh3::new();
-        (0..self.sectors.len()).for_each(|sector| hasher.update(&stamp::sector(self.stamp_at(sector, lsn))));
-        hasher.digest128()
+    /// What of the history up to `end` may not be dropped behind `at`: writes that their own writer has not lost.
+    pub fn precious(&self, end: Position, at: Lsn) -> Option<Lsn> {
+        let branch = self.branch_of(end)?;
+        let mut begin = at.0;
+        for (lsn, end) in branch.chain.range(at.0 + 1..=end.lsn.0) {
+            let lost = |restart: &Restart| {
+                restart.epoch.term == end.epoch.term && restart.epoch > end.epoch && restart.at.0 <= begin
+            };
+            if end.writes && !self.restarts.iter().any(lost) {
+                return Some(Lsn(*lsn));
+            }
+            begin = *lsn;
+        }
+        None
+    }
+
+    /// The stamp of a sector in the version at a position on the tree.
+    pub fn stamp_at(&self, sector: usize, position: Position) -> Option<u64> {
+        let versions = &self.branch_of(position)?.sectors[sector];
+        let later = versions.partition_point(|(end, _)| *end <= position.lsn.0);
+        Some(versions[later.max(1) - 1].1)
+    }
+
+    /// The stamps that a sector got behind a position, on the newest branch of so many takeovers.
+    pub fn stamps_behind(&self, sector: usize, at: Lsn, takeovers: u32) -> Vec<u64> {
+        let branches = self.branches.iter();
+        let newest = branches
+            .filter(|branch| branch.epoch().takeovers() == takeovers)
+            .max_by_key(|branch| branch.epoch());
+        let versions = newest.map_or(&[][..], |branch| &branch.sectors[sector]);
+        let behind = versions.iter().filter(|(end, _)| *end > at.0);
+        behind.map(|(_, stamp)| *stamp).collect()
+    }
+
+    /// Whether a digest is xxh3-128 of a version at `lsn`.
+    pub fn had_digest(&self, lsn: Lsn, digest: u128) -> bool {
+        let at = |branch: &Branch| {
+            let end = branch.chain.get(&lsn.0)?;
+            Some(Position {
+                lsn,
+                digest: end.digest,
+            })
+        };
+        let places: Vec<Position> = self.branches.iter().filter_map(at).collect();
+        places.into_iter().any(|position| {
+            let mut hasher = Xxh3::new();
+            for sector in 0..self.branches[0].sectors.len() {
+                let stamp = self.stamp_at(sector, position).unwrap_or(0);
+                hasher.update(&stamp::sector(stamp));
+            }
+            hasher.digest128() == digest
+        })
     }
 }

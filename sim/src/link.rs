@@ -42,7 +42,7 @@ pub(crate) struct Link {
 }
 
 /// How good new connections are.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Quality {
     /// One way, in microseconds: at least, and at most.
     pub latency_micros: (u64, u64),

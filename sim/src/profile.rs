@@ -34,6 +34,10 @@ pub(crate) enum Trouble {
     Detach,
     FakeSync,
     Limit,
+    /// A replica takes over, whether the primary is gone or not.
+    TakeOver,
+    /// The primary steps down for nobody; later somebody takes over.
+    StepDown,
 }
 
 impl Trouble {
@@ -61,6 +65,8 @@ impl Trouble {
         (Trouble::Detach, 3),
         (Trouble::FakeSync, 1),
         (Trouble::Limit, 4),
+        (Trouble::TakeOver, 5),
+        (Trouble::StepDown, 2),
     ];
 }
 

@@ -3,11 +3,13 @@
 mod chaos;
 mod check;
 mod faults;
+mod force;
 mod perform;
 mod promise;
 mod verify;
 
 pub(crate) use check::SETTLE_MICROS_MAX;
+use force::Forced;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -34,6 +36,9 @@ const HAPPENINGS_MAX: u64 = 20_000_000;
 
 /// Effects of one engine in one batch; more would never end.
 const EFFECTS_MAX: usize = 100_000;
+
+/// What wall clocks show when a world begins.
+const UNIX_MICROS: u64 = 1_700_000_000_000_000;
 
 /// A promise that was not kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,6 +81,8 @@ enum Happening {
     Ask,
     Resend,
     Trouble { action: Action },
+    TakeOver { node: usize },
+    Ghost { node: usize, until: Tick },
     Inspect,
 }
 
@@ -114,6 +121,8 @@ struct Node {
     kept: BTreeMap<NodeId, Kept>,
     /// Whether it told of the damage.
     told_damage: bool,
+    /// Whether it was told to take over: it may then have replayed what its primary could lose.
+    forced: bool,
     /// A restart is on its way.
     starting: bool,
     /// When its replica was last thrown away.
@@ -174,6 +183,7 @@ pub struct World {
     gate_micros_max: u64,
     /// What befell hosts here and has not been told to the other volumes of the cluster.
     befallen: Vec<HostFault>,
+    forced: Forced,
 }
 
 impl World {
@@ -214,6 +224,7 @@ impl World {
             verifying: None,
             gate_micros_max: 0,
             befallen: Vec::new(),
+            forced: Forced::default(),
         };
         world.members = world.profile.members.iter().copied().collect();
         let primary = world.profile.members.first().copied();
@@ -270,6 +281,7 @@ impl World {
             marks: None,
             kept: BTreeMap::new(),
             told_damage: false,
+            forced: false,
             starting: self.members.contains(&index),
             thrown_away: None,
             rots: Vec::new(),
@@ -370,6 +382,8 @@ impl World {
                 self.send_asked();
             }
             Happening::Trouble { action } => self.trouble(action),
+            Happening::TakeOver { node } => self.take_over_now(node),
+            Happening::Ghost { node, until } => self.ghost(node, until),
             Happening::Inspect => self.inspect()?,
         }
         Ok(true)
@@ -413,6 +427,9 @@ impl World {
             return Ok(());
         }
         self.nodes[node].awake = false;
+        if let Some(engine) = &mut self.nodes[node].engine {
+            engine.set_clock(self.now, UNIX_MICROS + self.now.0);
+        }
         for event in std::mem::take(&mut self.nodes[node].inbox) {
             let print = describe::print_of_event(&event);
             self.trace.note(self.now, Some(node), print, |line| {
@@ -513,6 +530,7 @@ impl World {
         }
         counts.insert("engine: batches", self.history.batches);
         counts.insert("engine: ends of a log lost", self.history.cuts);
+        counts.insert("engine: histories parted", self.history.forks);
         counts.insert("checks: events and effects", self.trace.lines);
         Figures {
             digest: self.trace.digest() ^ self.history.end().digest.0 as u64,

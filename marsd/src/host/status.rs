@@ -1,8 +1,8 @@
 //! How does everything on this host stand? The engines' figures in words of the control protocol.
 
-use api::control::{HostStatus, PeerStatus, ReplicaStatus, VolumeStatus};
+use api::control::{HostStatus, PeerStatus, ReplicaStatus, SideStatus, SplitBrainStatus, VolumeStatus};
 use mars::Status;
-use model::{Role, VolumeId};
+use model::{NodeId, Role, VolumeId};
 
 use super::{Host, Replica, Reply, not_found};
 use crate::run::VolumeHandle;
@@ -111,6 +111,25 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
                 sync_percent: percent(peer.synced),
             })
             .collect(),
+        split_brain: status.split_brain.iter().map(parted).collect(),
+    }
+}
+
+fn parted((node, split): (&NodeId, &mars::SplitBrain)) -> SplitBrainStatus {
+    let side = |side: &mars::Side| SideStatus {
+        end_lsn: side.end.0,
+        bytes: side.bytes,
+        records: side.records,
+        first_unix_micros: side.first_unix_micros,
+        last_unix_micros: side.last_unix_micros,
+        complete: side.complete,
+    };
+    SplitBrainStatus {
+        node: node.to_string(),
+        at_lsn: split.at.lsn.0,
+        at_digest: split.at.digest.to_string(),
+        here: side(&split.ours),
+        there: split.theirs.as_ref().map(side),
     }
 }
 

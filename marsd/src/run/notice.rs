@@ -76,7 +76,14 @@ pub(crate) fn log(notice: Notice) {
                 "replicas are within the allowed lag again"
             );
         }
-        Notice::SplitBrain { peer } => error!(%peer, "histories have parted (split brain)"),
+        Notice::SplitBrain { peer, split } => {
+            let (at, ours, theirs) = (split.at, split.ours, split.theirs);
+            error!(%peer, at = at.lsn.0, digest = %at.digest, ?ours, ?theirs, "histories have parted (split brain)");
+        }
+        Notice::Fenced { epoch, primary } => {
+            let primary = primary.map(|node| node.to_string());
+            warn!(%epoch, primary, "is primary no more: there is a newer one");
+        }
         Notice::DefectiveLog { at, reason } => error!(at = at.0, reason, "the log is damaged"),
         Notice::VerifyStarted { from } => info!(from = from.0, "comparison of all replicas has begun"),
         Notice::Difference { node, range } => error!(%node, %range, "a replica differs from the others"),

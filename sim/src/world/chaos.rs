@@ -1,11 +1,14 @@
 //! Which trouble comes when? Chance decides, within what the fault model allows.
 
-use mars::{Limits, MaxLag, Switch};
+use mars::{Command, Limits, MaxLag, Switch};
 use model::{Mode, Role};
 
 use super::{Happening, World};
 use crate::profile::{Action, Trouble};
 use crate::rng::Rng;
+
+/// No guest thinks for less, on the average.
+const THINK_MICROS_MIN: u64 = 200;
 
 impl World {
     /// Arranges what is to happen before the calm.
@@ -88,7 +91,9 @@ impl World {
                 self.half_open();
             }
             Trouble::BitFlip => {
+                // What was forced may be the only copy of something.
                 if self.meta(node).is_some_and(|meta| meta.role == Role::Secondary)
+                    && !self.history.forced
                     && self.nothing_is_handed_over()
                 {
                     self.kill(node);
@@ -128,6 +133,7 @@ impl World {
                 if members.len() > 1
                     && primary.len() == 1
                     && primary[0] != node
+                    && self.is_newest(primary[0])
                     && self.nothing_is_handed_over()
                 {
                     self.leave(node);
@@ -136,6 +142,8 @@ impl World {
             Trouble::Checksum => {
                 self.checksum(node);
             }
+            // What was forced may be what others copy next.
+            Trouble::Rot if self.history.forced => {}
             Trouble::Rot => {
                 let down = self.rng.chance(50) && self.meta(node).is_some_and(|m| m.role == Role::Secondary);
                 if down && self.nothing_is_handed_over() {
@@ -183,6 +191,8 @@ impl World {
             Trouble::FakeSync => {
                 self.fake_sync(node);
             }
+            Trouble::TakeOver => self.force(node),
+            Trouble::StepDown => self.vacate(node),
         }
     }
 
@@ -196,7 +206,7 @@ impl World {
         let asked = self
             .commands
             .values()
-            .any(|c| matches!(c.command, mars::Command::HandOver { .. }));
+            .any(|c| matches!(c.command, Command::HandOver { .. } | Command::TakeOver { .. }));
         !asked && self.serving().len() == 1
     }
 
@@ -302,7 +312,11 @@ impl World {
         self.profile.think_micros = if self.rng.chance(50) {
             (low * factor, high * factor)
         } else {
-            (low / factor + 1, high / factor + 1)
+            // However often it is hurried: a guest without any pause would be all there is to simulate.
+            (
+                (low / factor).max(THINK_MICROS_MIN / 4),
+                (high / factor).max(THINK_MICROS_MIN),
+            )
         };
     }
 }

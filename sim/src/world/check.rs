@@ -1,5 +1,7 @@
 //! Is every promise kept? Looked at after every step, at random moments, and at rest.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
 use mars::{Command, Limits, MaxLag, Meta, Notice, Status, Switch, SyncState};
@@ -73,7 +75,12 @@ impl World {
         self.nodes[node].status = Some(status);
         if serves {
             let serving = self.serving();
-            if serving.len() > 1 {
+            let terms: BTreeSet<u32> = serving
+                .iter()
+                .filter_map(|node| Some(self.nodes[*node].status.as_ref()?.epoch.term))
+                .collect();
+            // Two that were forced may serve until they hear of each other; two in one term never.
+            if serving.len() > 1 && (!self.history.forced || terms.len() < serving.len()) {
                 return Err(self.violation(Some(node), format!("{serving:?} serve at the same time")));
             }
         }
@@ -172,11 +179,11 @@ impl World {
         disk.log.repair();
         self.mend(node, &mut disk);
         self.count("checks: inspections");
-        self.recover(&meta, disk)
+        self.recover(&meta, disk, self.nodes[node].forced)
             .map_err(|what| self.violation(Some(node), what))
     }
 
-    fn recover(&self, meta: &Meta, disk: Disk) -> Result<(), String> {
+    fn recover(&self, meta: &Meta, disk: Disk, forced: bool) -> Result<(), String> {
         let version = meta.touched;
         if !self.history.holds(meta.written_back) {
             return Err(format!(
@@ -184,13 +191,8 @@ impl World {
                 meta.written_back.lsn
             ));
         }
-        if version > self.history.committed() {
-            let safe = self.history.committed();
-            return Err(format!(
-                "its disk holds writes up to {version}, but its primary could still lose {safe} and later"
-            ));
-        }
         let mut at = meta.written_back;
+        let mut end = at;
         let from = at.lsn.0;
         let mut rest = Bytes::from(disk.log.into_bytes_from(from));
         let mut contents = disk.volume.into_bytes_from(0);
@@ -207,11 +209,22 @@ impl World {
             rest = rest.slice(batch.header.batch_bytes as usize..);
             at = batch.end;
             if at.lsn <= version {
+                end = at;
                 batch.records.iter().for_each(|record| lay(record, &mut contents));
             }
         }
+        if end.lsn != version || !self.history.holds(end) {
+            return Err(format!(
+                "its disk holds writes up to {version}, where no batch of any primary ends"
+            ));
+        }
+        if !forced && meta.role == Role::Secondary && !self.history.is_safe(end) {
+            return Err(format!(
+                "its disk holds writes up to {version}, which its primary could still lose"
+            ));
+        }
         for (sector, bytes) in contents.chunks(SECTOR).enumerate() {
-            let want = self.history.stamp_at(sector, version);
+            let want = self.history.stamp_at(sector, end).unwrap_or(0);
             if stamp::of(bytes) != Some(want) {
                 return Err(format!(
                     "sector {sector} is no version: at {version} it was {want:#x}, recovery from {from} makes {:#x?}",
@@ -228,7 +241,7 @@ impl World {
         let until = self.now.after_micros(SETTLE_MICROS_MAX);
         while self.now < until {
             self.run_until(100_000, World::is_at_rest)?;
-            if self.comes_to_rest() {
+            if self.comes_to_rest()? {
                 break;
             }
         }
@@ -241,7 +254,11 @@ impl World {
         self.chaos_until = self.now;
         self.busy = false;
         self.network.heal_all();
-        self.network.quality = self.profile.quality;
+        if self.network.quality != self.profile.quality {
+            // What was connected while the network was slow would stay slow for ever.
+            self.network.quality = self.profile.quality;
+            self.lose_all_links();
+        }
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.slowness = 1;
             if self.members.contains(&node) {
@@ -252,20 +269,21 @@ impl World {
     }
 
     /// Whether nothing is left to do; what no replica can mend by itself is mended.
-    pub(crate) fn comes_to_rest(&mut self) -> bool {
+    pub(crate) fn comes_to_rest(&mut self) -> Result<bool, Violation> {
+        self.mend_roles()?;
         if let Some(node) = (0..self.nodes.len()).find(|node| self.nodes[*node].told_damage) {
             self.replace(node);
         }
         self.want_no_more_replicas_than_there_are();
         self.resume_all();
         if !self.is_at_rest() {
-            return false;
+            return Ok(false);
         }
         let rotten = self.members.iter().any(|node| self.is_rotten(*node));
-        match self.primary() {
+        Ok(match self.primary() {
             Some(primary) if rotten => self.verify(primary, true, 0).is_none(),
             _ => true,
-        }
+        })
     }
 
     fn never_rests(&self) -> Violation {
@@ -381,7 +399,14 @@ impl World {
             return Err(self.never_rests());
         }
         self.say(|| "AT REST".to_owned());
-        let end = self.history.end().lsn;
+        let end = self.history.end();
+        if let Some((newest, base)) = self.forced.bases.last_key_value()
+            && *newest > self.guest.takeovers
+        {
+            // It had nothing to ask since.
+            let (newest, base) = (*newest, *base);
+            self.move_guest(newest, base);
+        }
         for node in self.members.clone() {
             for sector in 0..self.profile.sectors {
                 let bytes = self.nodes[node]
@@ -389,7 +414,7 @@ impl World {
                     .volume
                     .read(sector * SECTOR as u64, SECTOR)
                     .to_vec();
-                let want = self.history.stamp_at(sector as usize, end);
+                let want = self.history.stamp_at(sector as usize, end).unwrap_or(0);
                 if stamp::of(&bytes) != Some(want) {
                     let have = stamp::of(&bytes);
                     let what = format!("at rest sector {sector} holds {have:#x?} instead of {want:#x}");

@@ -32,6 +32,7 @@ impl World {
         self.watch_rots(node);
         let ended = (node, self.nodes[node].boot);
         self.guest.lost(ended);
+        self.ghosts_lost(ended);
         self.commands
             .retain(|_, commanded| (commanded.node, commanded.boot) != ended);
         self.send_asked();
@@ -68,7 +69,10 @@ impl World {
         };
         if primary {
             self.count("faults: power cut of a primary");
-            self.guest.reborn();
+            let epoch = self.meta(node).map_or(model::Epoch::NONE, |meta| meta.epoch);
+            if epoch.takeovers() == self.guest.takeovers {
+                self.guest.reborn();
+            }
         }
     }
 
@@ -97,6 +101,13 @@ impl World {
                 self.rng.spread(100, 2_000_000)
             };
             self.schedule(micros, Happening::HangUp { link, end });
+        }
+    }
+
+    pub(super) fn lose_all_links(&mut self) {
+        let links = self.network.links.iter().filter(|(_, link)| !link.lost);
+        for link in links.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.lose_link(link, false);
         }
     }
 
@@ -255,6 +266,17 @@ impl World {
         self.tell_all();
     }
 
+    /// A member leaves and joins again.
+    pub fn rejoin(&mut self, node: usize) {
+        self.leave(node);
+        self.say(|| format!("JOIN h{node}"));
+        self.count("operators: join");
+        self.members.insert(node);
+        self.wipe(node);
+        self.start_after(node, 1);
+        self.tell_all();
+    }
+
     /// A replica whose log is damaged is thrown away and made anew.
     pub(super) fn replace(&mut self, node: usize) {
         self.say(|| format!("REPLACE h{node}"));
@@ -276,6 +298,7 @@ impl World {
         place.birth = Birth::Secondary;
         place.told_damage = false;
         place.thrown_away = Some(self.now);
+        place.forced = false;
         self.watch_rots(node);
     }
 

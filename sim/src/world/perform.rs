@@ -253,6 +253,10 @@ impl World {
             }
             return self.resend_later();
         }
+        if !self.guest_fits(node) {
+            self.attach_elsewhere();
+            return self.resend_later();
+        }
         let place = (node, self.nodes[node].boot);
         for (tag, request) in self.guest.send(self.now, place) {
             self.deliver(1, node, Event::Guest { tag, request });
@@ -280,7 +284,20 @@ impl World {
         tag: RequestTag,
         result: Result<Reply, GuestError>,
     ) -> Result<(), Violation> {
+        if let Some(told) = self.ghost_answered(node, tag, result.is_ok()) {
+            return told;
+        }
         let place = (node, self.nodes[node].boot);
+        let number = self.nodes[node].engine.as_ref().and_then(|engine| {
+            let epoch = engine.primary_in()?;
+            Some(epoch.takeovers())
+        });
+        if result.is_ok() && number.is_some_and(|number| number != self.guest.takeovers) {
+            self.guest_left_behind(node);
+            self.forced.ghosts.remove(&tag.0);
+            self.resend_later();
+            return Ok(());
+        }
         if self
             .guest
             .asked
@@ -342,7 +359,7 @@ impl World {
                 self.count("operators: checksum done");
                 if from == to && !self.is_rotten(node) && !self.is_faked(node) {
                     self.count("checks: digests compared");
-                    if digest != self.history.digest_at(from) {
+                    if !self.history.had_digest(from, digest) {
                         let what = format!(
                             "digests its contents at {from} as {digest:032x}, which no primary ever had"
                         );
@@ -373,19 +390,31 @@ impl World {
                     .map(|engine| engine.status(self.now));
                 let peers = status.into_iter().flat_map(|status| status.peers);
                 let kept = |dropped| if dropped { Kept::Dropped } else { Kept::Counts };
-                self.nodes[node].kept = peers
-                    .map(|peer| (peer.node, kept(peer.dirty.is_some())))
-                    .collect();
+                // One that takes over from itself goes on as before.
+                if self.nodes[node].kept.is_empty() {
+                    self.nodes[node].kept = peers
+                        .map(|peer| (peer.node, kept(peer.dirty.is_some())))
+                        .collect();
+                }
                 self.count("engine: promotions");
             }
-            Notice::BecameSecondary { .. } => self.count("engine: demotions"),
-            Notice::TookOver { .. } => self.count("engine: takeovers"),
+            Notice::BecameSecondary { .. } => {
+                self.nodes[node].kept.clear();
+                self.count("engine: demotions");
+            }
+            Notice::TookOver { epoch, from, .. } => {
+                self.forced.bases.insert(epoch.takeovers(), *from);
+                self.count("engine: takeovers");
+            }
             Notice::Streaming { .. } => self.count("engine: streams"),
             Notice::SyncStarted { partial: None, .. } => self.count("engine: full syncs begun"),
             Notice::SyncStarted { .. } => self.count("engine: partial copies begun"),
             Notice::SyncFinished { .. } => self.count("engine: full syncs finished"),
             Notice::SyncFaked => self.count("engine: syncs faked"),
-            Notice::CutBack { .. } => self.count("engine: replicas cut back"),
+            Notice::CutBack { to, .. } => {
+                self.count("engine: replicas cut back");
+                self.check_dropped(node, *to)?;
+            }
             Notice::PeerDropped { peer, .. } => {
                 let peer = peer.clone();
                 self.nodes[node].kept.insert(peer, Kept::Dropped);
@@ -395,11 +424,10 @@ impl World {
             Notice::Restored { .. } => self.count("engine: enough replicas again"),
             Notice::LagExceeded { .. } => self.count("engine: lag alarms"),
             Notice::LagCleared { .. } => self.count("engine: lag alarms cleared"),
-            Notice::SplitBrain { peer } => {
-                return Err(self.violation(
-                    Some(node),
-                    format!("sees split brain with {peer}; nobody was forced"),
-                ));
+            Notice::SplitBrain { peer, split } => self.check_parting(node, peer, split)?,
+            Notice::Fenced { .. } => {
+                self.nodes[node].kept.clear();
+                self.count("engine: primaries fenced");
             }
             Notice::DefectiveLog { at, reason } => {
                 if !self.nodes[node].disk.log.is_damaged() {

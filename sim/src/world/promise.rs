@@ -1,7 +1,7 @@
 //! Is a flush that was answered durable wherever the volume's mode says? Looked at on the media, not in anybody's figures.
 
-use mars::{Command, GuestRequest, RequestTag, SyncState};
-use model::{Lsn, Mode, Tick};
+use mars::{Command, GuestRequest, Position, RequestTag, SyncState};
+use model::{Mode, Tick};
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::{Violation, World};
@@ -20,7 +20,7 @@ pub(super) struct Promised {
 #[derive(Clone, Copy, Debug)]
 enum What {
     /// Everything made before.
-    Before(Lsn),
+    Before(Position),
     /// The batch that brings this stamp.
     Write { sector: usize, stamp: u64 },
 }
@@ -46,7 +46,7 @@ impl World {
     /// A request reaches a primary.
     pub(super) fn promise(&mut self, node: usize, tag: RequestTag, request: &GuestRequest) {
         let what = match request {
-            GuestRequest::Flush => What::Before(self.history.end().lsn),
+            GuestRequest::Flush => What::Before(self.history.end_of_writer(node)),
             GuestRequest::Write {
                 range,
                 data,
@@ -78,24 +78,26 @@ impl World {
         let short = engine.status(self.now).short_micros.is_some();
         let degraded = short && matches!(mode, Mode::NearSync { .. });
         let what = match what {
-            What::Before(lsn) => Some(lsn),
+            What::Before(end) => Some(end),
             What::Write { sector, stamp } => self.history.end_of(sector, stamp),
         };
-        let Some(lsn) = what.filter(|_| self.mode_of(node) == Some(mode) && !degraded) else {
+        let Some(end) = what.filter(|_| self.mode_of(node) == Some(mode) && !degraded) else {
             return Ok(());
         };
         let others = (0..self.nodes.len()).filter(|other| *other != node);
-        let having: Vec<usize> = others.filter(|other| self.has_durably(*other, lsn)).collect();
+        let having: Vec<usize> = others.filter(|other| self.has_durably(*other, end)).collect();
         self.count("checks: flushes looked for at replicas");
         if having.len() < replicas(mode) {
-            let what =
-                format!("answers a flush of {lsn} in mode {mode:?}, but only {having:?} have it durably");
+            let what = format!(
+                "answers a flush of {} in mode {mode:?}, but only {having:?} have it durably",
+                end.lsn
+            );
             return Err(self.violation(Some(node), what));
         }
         Ok(())
     }
 
-    fn has_durably(&self, node: usize, lsn: Lsn) -> bool {
+    fn has_durably(&self, node: usize, end: Position) -> bool {
         let place = &self.nodes[node];
         let thrown_away = place
             .thrown_away
@@ -104,14 +106,14 @@ impl World {
             return true;
         }
         let whole = self.meta(node).is_some_and(|meta| meta.sync == SyncState::Whole);
-        let Some((begin, end, digest)) = self.history.batch_before(lsn) else {
+        let Some(begin) = self.history.begin_of_batch(end) else {
             return whole;
         };
-        if !whole || place.disk.log.durable_end() < end {
+        if !whole || place.disk.log.durable_end() < end.lsn.0 {
             return false;
         }
         // What was given up had been brought to the disk before.
-        let bytes = place.disk.log.read(begin, (end - begin) as usize);
-        bytes.is_empty() || xxh3_128(bytes) == digest.0
+        let bytes = place.disk.log.read(begin, (end.lsn.0 - begin) as usize);
+        bytes.is_empty() || xxh3_128(bytes) == end.digest.0
     }
 }

@@ -1,0 +1,198 @@
+//! What becomes of histories that part? Scripts for forced takeovers, each lived under several seeds.
+
+use mars::{Notice, SplitBrain};
+use model::{ReplicaState, Role, Tick};
+use sim::{Profile, Violation, World};
+
+const SECOND: u64 = 1_000_000;
+
+fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<(), Violation>) {
+    for seed in 0..20 {
+        let mut world = World::new(seed, profile.clone(), 50);
+        script(&mut world).unwrap_or_else(|violation| {
+            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
+        });
+    }
+}
+
+fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
+    let state = |world: &World, node| world.status(node).map(|s| s.state);
+    let all = |world: &World| {
+        members
+            .iter()
+            .all(|node| state(world, *node) == Some(ReplicaState::Uptodate))
+    };
+    assert!(
+        world.run_until(30 * SECOND, all)?,
+        "no replication between {members:?}"
+    );
+    Ok(())
+}
+
+fn count(world: &World, is: impl Fn(&Notice) -> bool) -> usize {
+    world.notices().iter().filter(|(_, notice)| is(notice)).count()
+}
+
+fn split(world: &World, node: usize, peer: usize) -> Option<SplitBrain> {
+    let peer = model::NodeId::new(&format!("h{peer}")).ok()?;
+    world.status(node)?.split_brain.get(&peer).cloned()
+}
+
+fn cut_off(world: &mut World, node: usize, others: &[usize]) {
+    others
+        .iter()
+        .for_each(|other| world.cut_link(node, *other, false));
+}
+
+/// h0 is cut off, h1 takes over, both write; then they meet.
+fn part(world: &mut World, others: &[usize]) -> Result<(), Violation> {
+    world.run_for(SECOND / 10)?;
+    cut_off(world, 0, others);
+    world.run_for(SECOND / 10)?;
+    world.take_over(1).expect("it is up");
+    assert!(world.run_until(5 * SECOND, |w| w.status(1).is_some_and(|s| s.serving))?);
+    assert_eq!(
+        world.status(0).map(|s| s.serving),
+        Some(true),
+        "nobody has told it"
+    );
+    world.move_guest_to(1);
+    let until = Tick(world.now().0 + SECOND / 5);
+    world.ghost(0, until);
+    world.run_for(SECOND / 2)?;
+    others.iter().for_each(|other| world.heal(0, *other));
+    Ok(())
+}
+
+#[test]
+fn a_primary_that_starts_again_asks_first_and_never_serves_beside_its_successor() {
+    lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.kill(0);
+        world.run_for(SECOND / 10)?;
+        world.take_over(1).expect("it is up");
+        assert!(world.run_until(5 * SECOND, |w| w.primary() == Some(1))?);
+        world.start_after(0, 1);
+        world.run_for(5 * SECOND)?;
+        let zero =
+            |(node, notice): &&(usize, Notice)| *node == 0 && matches!(notice, Notice::BecamePrimary { .. });
+        assert_eq!(
+            world.notices().iter().filter(zero).count(),
+            1,
+            "only when it was born"
+        );
+        assert_eq!(world.status(0).map(|s| s.role), Some(Role::Secondary));
+        world.settle()
+    });
+}
+
+#[test]
+fn two_that_wrote_find_the_very_batch_and_report_it_on_both_sides() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        part(world, &[1])?;
+        let both = |w: &World| {
+            let told = |s: Option<SplitBrain>| s.is_some_and(|s| s.theirs.is_some());
+            told(split(w, 0, 1)) && told(split(w, 1, 0))
+        };
+        assert!(world.run_until(20 * SECOND, both)?, "nobody noticed");
+        for (node, role) in [(0, Role::Secondary), (1, Role::Primary)] {
+            let status = world.status(node).expect("it is up");
+            assert_eq!((status.role, status.state), (role, ReplicaState::SplitBrain));
+        }
+        let (zero, one) = (
+            split(world, 0, 1).expect("seen"),
+            split(world, 1, 0).expect("seen"),
+        );
+        assert_eq!(zero.at, one.at);
+        assert_eq!(one.theirs, Some(zero.ours));
+        assert!(zero.ours.complete && zero.ours.records > 0 && one.ours.records > 0);
+        assert!(zero.ours.first_unix_micros <= zero.ours.last_unix_micros);
+        world.run_for(20 * SECOND)?;
+        assert_eq!(
+            world.status(0).map(|s| s.state),
+            Some(ReplicaState::SplitBrain),
+            "nobody chooses"
+        );
+        world.settle()
+    });
+}
+
+#[test]
+fn a_primary_that_wrote_nothing_beside_its_successor_just_follows_it() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.hush();
+        world.run_for(SECOND)?;
+        world.kill(0);
+        cut_off(world, 0, &[1]);
+        world.take_over(1).expect("it is up");
+        world.start_after(0, 1);
+        assert!(world.run_until(10 * SECOND, |w| w.status(0).is_some_and(|s| s.serving))?);
+        world.run_for(SECOND)?;
+        world.heal(0, 1);
+        assert!(
+            world.run_until(10 * SECOND, |w| w.primary() == Some(1))?,
+            "it was not fenced"
+        );
+        let cuts = |w: &World| count(w, |n| matches!(n, Notice::CutBack { .. }));
+        assert!(
+            world.run_until(10 * SECOND, |w| cuts(w) == 1)?,
+            "it keeps what nobody needs"
+        );
+        replicated(world, &[0, 1])?;
+        assert_eq!(count(world, |n| matches!(n, Notice::SplitBrain { .. })), 0);
+        assert_eq!(
+            count(world, |n| matches!(n, Notice::SyncFinished { .. })),
+            1,
+            "no full sync again"
+        );
+        world.settle()
+    });
+}
+
+#[test]
+fn the_loser_may_be_made_the_winner() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        part(world, &[1])?;
+        let parted = |w: &World| split(w, 0, 1).is_some() && split(w, 1, 0).is_some();
+        assert!(world.run_until(20 * SECOND, parted)?);
+        world.take_over(0).expect("it is up");
+        let turned = |w: &World| {
+            let serves = |node| w.status(node).is_some_and(|s| s.serving);
+            serves(0) && !serves(1) && split(w, 1, 0).is_some()
+        };
+        assert!(
+            world.run_until(30 * SECOND, turned)?,
+            "the former winner does not give way"
+        );
+        world.settle()
+    });
+}
+
+#[test]
+fn a_third_replica_that_followed_the_loser_is_not_robbed_of_it() {
+    lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.run_for(SECOND / 10)?;
+        // h2 stays with h0 and gets what h1 does not.
+        world.cut_link(0, 1, false);
+        world.cut_link(1, 2, false);
+        world.run_for(SECOND / 5)?;
+        world.kill(0);
+        world.take_over(1).expect("it is up");
+        world.run_for(SECOND / 5)?;
+        world.heal(0, 1);
+        world.heal(1, 2);
+        let parted = |w: &World| split(w, 2, 1).is_some() && split(w, 1, 2).is_some();
+        assert!(
+            world.run_until(30 * SECOND, parted)?,
+            "its writes went without a word"
+        );
+        world.start_after(0, 1);
+        assert!(world.run_until(30 * SECOND, |w| split(w, 0, 1).is_some()
+            && split(w, 1, 0).is_some())?);
+        world.settle()
+    });
+}
