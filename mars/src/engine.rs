@@ -668,6 +668,7 @@ impl Engine {
             Command::Switch { switch, paused } => self.set_switch(id, switch, paused),
             Command::FakeSync => self.fake_sync(id),
             Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),
+            Command::SetCompression { compressed } => self.set_compression(id, compressed),
             Command::Verify {
                 repair,
                 bytes_per_second_max,

@@ -195,6 +195,11 @@ pub enum Command {
         /// All of them.
         limits: Limits,
     },
+    /// From now on batches are compressed, or not. Of the primary; durable when answered, and told to the replicas.
+    SetCompression {
+        /// Whether.
+        compressed: bool,
+    },
     /// Compare all replicas while guests write; answered once that is durably begun, [`Status`](crate::Status) tells how
     /// it goes. While a run is under way, it only takes the new settings.
     Verify {

@@ -120,10 +120,12 @@ impl Engine {
         let at = self.log.sealed;
         let epoch = self.meta.epoch;
         let committed = self.marks.committed();
+        let compressed = self.meta.settings.compressed;
+        let unix_micros = self.unix_micros();
         let (bytes, end) =
             self.log
                 .builder
-                .seal(self.config.volume, epoch, at, committed, self.unix_micros());
+                .seal(self.config.volume, epoch, at, committed, unix_micros, compressed);
         self.append(at, bytes, end, epoch);
         for (tag, durable) in std::mem::take(&mut self.log.gathering) {
             if museum::is(Mutant::AckedInBuffer) && !durable {

@@ -48,6 +48,21 @@ impl Engine {
         self.decide(id, Settings { limits, ..settings });
     }
 
+    /// Whether batches are compressed from now on.
+    pub(crate) fn set_compression(&mut self, id: CommandId, compressed: bool) {
+        if let Some(refusal) = self.refusal_to_decide() {
+            return self.answer(id, Err(refusal));
+        }
+        let settings = self.meta.settings;
+        self.decide(
+            id,
+            Settings {
+                compressed,
+                ..settings
+            },
+        );
+    }
+
     /// Why nothing can be decided for the volume here and now.
     fn refusal_to_decide(&self) -> Option<CommandError> {
         match self.phase {

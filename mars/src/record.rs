@@ -12,7 +12,8 @@
 //! header:   0 magic u32      4 header_crc u32 (crc32c of bytes 8..96)   8 version u16   10 zero u16
 //!          12 batch_bytes u32 (all of it)     16 epoch: term u32, start u32     24 lsn u64
 //!          32 committed u64 (durable at its writer when it was sealed)   40 record_count u32
-//!          44 payload_bytes u32 (table + data) 48 payload_crc u32 (crc32c)       52 zero u32
+//!          44 payload_bytes u32 (table + data, as stored) 48 payload_crc u32 (crc32c, as stored)
+//!          52 plain_bytes u32: 0, or table and data are one LZ4 block that decodes to so many bytes
 //!          56 written u64 (wall clock of its writer, microseconds since 1970; 0: unknown)   64 previous digest u128       80 volume u128
 //! records:  1 write       start, count in sectors; data = count × 512 bytes
 //!           2 discard     start, count in sectors; reads as zeroes afterwards
@@ -23,7 +24,7 @@
 //! ```
 //!
 //! Little-endian throughout. The digest of a batch is xxh3-128 of all its bytes; since they hold the digest of its
-//! predecessor, equal digests mean equal histories. Assumption about the media: writing one aligned 512-byte sector
+//! predecessor, equal digests mean equal histories. Who writes decides whether to compress; everyone stores what it wrote. Assumption about the media: writing one aligned 512-byte sector
 //! does not damage its neighbours; a power cut may tear anything that was not flushed.
 
 use bytes::{BufMut, Bytes, BytesMut};
@@ -48,7 +49,7 @@ pub const BATCH_PAYLOAD_GOAL_BYTES: usize = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 3 << 20;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PDB1");
-const VERSION: u16 = 2;
+const VERSION: u16 = 4;
 const TABLE_ENTRY_BYTES: usize = 16;
 const FLAG_UNMAP: u8 = 1;
 
@@ -141,10 +142,12 @@ pub struct Header {
     pub committed: Lsn,
     /// Entries in its table.
     pub record_count: u32,
-    /// Table and data.
+    /// Table and data, as stored.
     pub payload_bytes: u32,
-    /// crc32c of table and data.
+    /// crc32c of table and data, as stored.
     pub payload_crc: u32,
+    /// What the payload decodes to; 0 when it is stored as it is.
+    pub plain_bytes: u32,
     /// When it was sealed by its writer's wall clock, in microseconds since 1970; 0 when that is not known. For people: clocks
     /// differ and go back, so nothing is decided by it.
     pub written_unix_micros: u64,
@@ -192,6 +195,29 @@ fn u128_at(bytes: &[u8], at: usize) -> u128 {
 }
 
 impl Header {
+    fn encode(&self) -> BytesMut {
+        let mut header = BytesMut::with_capacity(HEADER_BYTES);
+        header.put_u32_le(MAGIC);
+        header.put_u32_le(0);
+        header.put_u16_le(VERSION);
+        header.put_u16_le(0);
+        header.put_u32_le(self.batch_bytes);
+        header.put_u32_le(self.epoch.term);
+        header.put_u32_le(self.epoch.start);
+        header.put_u64_le(self.lsn.0);
+        header.put_u64_le(self.committed.0);
+        header.put_u32_le(self.record_count);
+        header.put_u32_le(self.payload_bytes);
+        header.put_u32_le(self.payload_crc);
+        header.put_u32_le(self.plain_bytes);
+        header.put_u64_le(self.written_unix_micros);
+        header.put_u128_le(self.previous.0);
+        header.put_u128_le(self.volume.0);
+        let crc = crc32c(&header[8..]);
+        header[4..8].copy_from_slice(&crc.to_le_bytes());
+        header
+    }
+
     /// Reads and checks a header; says nothing about the payload or the place in history.
     pub fn decode(bytes: &[u8]) -> Result<Header, BatchError> {
         if bytes.len() < HEADER_BYTES {
@@ -223,24 +249,53 @@ impl Header {
             record_count: u32_at(bytes, 40),
             payload_bytes: u32_at(bytes, 44),
             payload_crc: u32_at(bytes, 48),
+            plain_bytes: u32_at(bytes, 52),
             written_unix_micros: u64_at(bytes, 56),
             previous: Digest(u128_at(bytes, 64)),
             volume: VolumeId(u128_at(bytes, 80)),
         };
         let (total, payload) = (header.batch_bytes as usize, header.payload_bytes as usize);
+        let plain = match header.plain_bytes as usize {
+            0 => payload,
+            plain => plain,
+        };
         let table = (header.record_count as usize).checked_mul(TABLE_ENTRY_BYTES);
         if total > BATCH_BYTES_MAX
             || !total.is_multiple_of(BATCH_ALIGN_BYTES)
             || payload > total
+            || plain < payload
+            || plain > BATCH_BYTES_MAX
             || (HEADER_BYTES + payload).next_multiple_of(BATCH_ALIGN_BYTES) != total
-            || table.is_none_or(|table| table > payload)
+            || table.is_none_or(|table| table > plain)
         {
             return Err(bad(format!(
-                "lengths do not fit: batch {total}, payload {payload}"
+                "lengths do not fit: batch {total}, payload {payload} of {plain}"
             )));
         }
         Ok(header)
     }
+}
+
+/// Decodes an LZ4 block that must become exactly so many bytes, which were checked against [`BATCH_BYTES_MAX`].
+fn decompress(block: &[u8], plain_bytes: usize) -> Result<Bytes, BatchError> {
+    let mut plain = vec![0; plain_bytes];
+    match lz4_flex::block::decompress_into(block, &mut plain) {
+        Ok(length) if length == plain_bytes => Ok(plain.into()),
+        Ok(length) => Err(bad(format!(
+            "payload decodes to {length} bytes, not {plain_bytes}"
+        ))),
+        Err(error) => Err(bad(format!("payload does not decode: {error}"))),
+    }
+}
+
+/// `plain` as an LZ4 block, if the batch gets shorter by it.
+fn compress(plain: &[u8]) -> Option<Vec<u8>> {
+    let batch_bytes = |payload: usize| (HEADER_BYTES + payload).next_multiple_of(BATCH_ALIGN_BYTES);
+    if batch_bytes(plain.len()) == BATCH_ALIGN_BYTES {
+        return None;
+    }
+    let block = lz4_flex::block::compress(plain);
+    (batch_bytes(block.len()) < batch_bytes(plain.len())).then_some(block)
 }
 
 /// A whole batch, checked against its own sums.
@@ -275,6 +330,10 @@ impl Batch {
         {
             return Err(bad("padding is not zero"));
         }
+        let payload = match header.plain_bytes as usize {
+            0 => payload,
+            plain => decompress(&payload, plain)?,
+        };
         let table_bytes = header.record_count as usize * TABLE_ENTRY_BYTES;
         let mut data_at = table_bytes;
         let mut records = Vec::with_capacity(header.record_count as usize);
@@ -429,7 +488,8 @@ impl BatchBuilder {
         self.table.len() + self.data_bytes
     }
 
-    /// Makes the batch that continues `at`, and says where it ends; the builder is empty afterwards.
+    /// Makes the batch that continues `at`, and says where it ends; the builder is empty afterwards. With `compressed` the
+    /// payload is stored as an LZ4 block, if that makes the batch shorter.
     pub fn seal(
         &mut self,
         volume: VolumeId,
@@ -437,42 +497,44 @@ impl BatchBuilder {
         at: Position,
         committed: Lsn,
         written_unix_micros: u64,
+        compressed: bool,
     ) -> (Bytes, Position) {
         let builder = std::mem::take(self);
-        let payload_bytes = builder.payload_bytes();
-        let total = (HEADER_BYTES + payload_bytes).next_multiple_of(BATCH_ALIGN_BYTES);
+        let plain_bytes = builder.payload_bytes();
         assert!(
-            total <= BATCH_BYTES_MAX,
+            (HEADER_BYTES + plain_bytes).next_multiple_of(BATCH_ALIGN_BYTES) <= BATCH_BYTES_MAX,
             "records are sealed before a batch grows too long"
         );
-        let mut out = BytesMut::with_capacity(total);
+        let mut out =
+            BytesMut::with_capacity((HEADER_BYTES + plain_bytes).next_multiple_of(BATCH_ALIGN_BYTES));
         out.resize(HEADER_BYTES, 0);
         out.put_slice(&builder.table);
         for data in &builder.data {
             out.put_slice(data);
         }
+        let block = compressed.then(|| compress(&out[HEADER_BYTES..])).flatten();
+        if let Some(block) = &block {
+            out.truncate(HEADER_BYTES);
+            out.put_slice(block);
+        }
+        let payload_bytes = out.len() - HEADER_BYTES;
         let payload_crc = crc32c(&out[HEADER_BYTES..]);
+        let total = out.len().next_multiple_of(BATCH_ALIGN_BYTES);
         out.resize(total, 0);
-        let mut header = BytesMut::with_capacity(HEADER_BYTES);
-        header.put_u32_le(MAGIC);
-        header.put_u32_le(0);
-        header.put_u16_le(VERSION);
-        header.put_u16_le(0);
-        header.put_u32_le(total as u32);
-        header.put_u32_le(epoch.term);
-        header.put_u32_le(epoch.start);
-        header.put_u64_le(at.lsn.0);
-        header.put_u64_le(committed.0);
-        header.put_u32_le(builder.record_count);
-        header.put_u32_le(payload_bytes as u32);
-        header.put_u32_le(payload_crc);
-        header.put_u32_le(0);
-        header.put_u64_le(written_unix_micros);
-        header.put_u128_le(at.digest.0);
-        header.put_u128_le(volume.0);
-        let crc = crc32c(&header[8..]);
-        header[4..8].copy_from_slice(&crc.to_le_bytes());
-        out[..HEADER_BYTES].copy_from_slice(&header);
+        let header = Header {
+            batch_bytes: total as u32,
+            epoch,
+            lsn: at.lsn,
+            committed,
+            record_count: builder.record_count,
+            payload_bytes: payload_bytes as u32,
+            payload_crc,
+            plain_bytes: block.map_or(0, |_| plain_bytes as u32),
+            written_unix_micros,
+            previous: at.digest,
+            volume,
+        };
+        out[..HEADER_BYTES].copy_from_slice(&header.encode());
         let digest = Digest(xxhash_rust::xxh3::xxh3_128(&out));
         (
             out.freeze(),
@@ -485,93 +547,4 @@ impl BatchBuilder {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const VOLUME: VolumeId = VolumeId(7);
-
-    fn range(start: u64, count: u64) -> SectorRange {
-        SectorRange::new(start, count).expect("small")
-    }
-
-    fn sample() -> (Vec<Record>, Bytes, Position) {
-        let records = vec![
-            Record::Epoch {
-                writer: NodeId::new("h1").expect("valid"),
-            },
-            Record::Write {
-                range: range(3, 2),
-                data: Bytes::from(vec![9; 1024]),
-            },
-            Record::Discard { range: range(100, 8) },
-            Record::Zeroes {
-                range: range(0, 1),
-                unmap: true,
-            },
-            Record::Barrier { range: range(8, 4) },
-            Record::Verified {
-                began: Verified {
-                    from: Lsn(512),
-                    unix_seconds: 1_800_000_000,
-                },
-                nodes: vec![
-                    NodeId::new("h1").expect("valid"),
-                    NodeId::new("h2").expect("valid"),
-                ],
-            },
-        ];
-        let mut builder = BatchBuilder::default();
-        records.iter().for_each(|r| builder.push(r));
-        let (bytes, end) = builder.seal(
-            VOLUME,
-            Epoch { term: 1, start: 1 },
-            Position::default(),
-            Lsn(0),
-            77,
-        );
-        assert!(builder.is_empty());
-        (records, bytes, end)
-    }
-
-    #[test]
-    fn a_batch_reads_back() {
-        let (records, bytes, end) = sample();
-        let batch = Batch::decode_next(&bytes, VOLUME, Position::default(), Epoch::NONE).expect("whole");
-        assert_eq!(batch.records, records);
-        assert_eq!(batch.end, end);
-        assert_eq!(batch.header.written_unix_micros, 77);
-        assert_eq!(bytes.len() % BATCH_ALIGN_BYTES, 0);
-    }
-
-    #[test]
-    fn every_flipped_bit_is_found() {
-        let (_, bytes, _) = sample();
-        for at in 0..bytes.len() {
-            let mut flipped = bytes.to_vec();
-            flipped[at] ^= 0x10;
-            let read = Batch::decode_next(&Bytes::from(flipped), VOLUME, Position::default(), Epoch::NONE);
-            assert!(read.is_err(), "byte {at}");
-        }
-    }
-
-    #[test]
-    fn a_shortened_batch_is_incomplete_not_bad() {
-        let (_, bytes, _) = sample();
-        for length in 0..bytes.len() {
-            let cut = bytes.slice(..length);
-            assert!(
-                matches!(Batch::decode(&cut), Err(BatchError::Incomplete { .. })),
-                "{length}"
-            );
-        }
-    }
-
-    #[test]
-    fn a_batch_of_another_place_is_refused() {
-        let (_, bytes, end) = sample();
-        assert!(Batch::decode_next(&bytes, VolumeId(8), Position::default(), Epoch::NONE).is_err());
-        assert!(Batch::decode_next(&bytes, VOLUME, end, Epoch::NONE).is_err());
-        let late = Epoch { term: 2, start: 1 };
-        assert!(Batch::decode_next(&bytes, VOLUME, Position::default(), late).is_err());
-    }
-}
+mod tests;

@@ -52,11 +52,13 @@ pub struct Settings {
     pub max_lag: MaxLag,
     /// How much of the network the volume may take.
     pub limits: Limits,
+    /// Whether batches are compressed where that makes them shorter.
+    pub compressed: bool,
 }
 
 impl Settings {
     /// Shape: mode u8 (1 async, 2 near-sync, 3 sync), replicas u8, wait u32 in ms; lag limits as options of u64 (ms, bytes);
-    /// throttle u8; limits of shipping and sync as options of u64.
+    /// throttle u8; limits of shipping and sync as options of u64; compressed u8.
     pub(crate) fn write(&self, w: &mut Writer) {
         let (kind, replicas, wait_millis_max) = match self.mode {
             Mode::Async => (1, 0, 0),
@@ -81,6 +83,7 @@ impl Settings {
                 w.u64(limit);
             });
         }
+        w.bool(self.compressed);
     }
 
     pub(crate) fn read(r: &mut Reader) -> Result<Settings, DecodeError> {
@@ -106,6 +109,7 @@ impl Settings {
                 ship_bytes_per_second: r.option("ship limit", |r| r.u64("ship limit"))?,
                 sync_bytes_per_second: r.option("sync limit", |r| r.u64("sync limit"))?,
             },
+            compressed: r.bool("compressed")?,
         })
     }
 }

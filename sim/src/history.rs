@@ -111,6 +111,9 @@ pub(crate) struct History {
     /// Batches made.
     pub batches: u64,
     /// Times a primary lost the end of its log.
+    /// Of these, compressed.
+    pub compressed: u64,
+    /// Times a primary lost the end of its log.
     pub cuts: u64,
     /// Times histories parted.
     pub forks: u64,
@@ -136,6 +139,7 @@ impl History {
             ever: BTreeSet::from([(0, 0)]),
             forced: false,
             batches: 0,
+            compressed: 0,
             cuts: 0,
             forks: 0,
         }
@@ -210,6 +214,7 @@ impl History {
             return Err(format!("begins epoch {epoch} at {at} without saying so"));
         }
         self.batches += 1;
+        self.compressed += u64::from(header.plain_bytes > 0);
         self.ever.insert((end.lsn.0, end.digest.0));
         self.terms.entry(epoch.term).or_default().1 = end.lsn;
         let branch = &mut self.branches[branch];

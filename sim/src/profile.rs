@@ -28,6 +28,7 @@ pub(crate) enum Trouble {
     /// A bit turns on a disk.
     Rot,
     Verify,
+    Compression,
     Mood,
     Mode,
     Pause,
@@ -59,6 +60,7 @@ impl Trouble {
         (Trouble::Checksum, 6),
         (Trouble::Rot, 4),
         (Trouble::Verify, 8),
+        (Trouble::Compression, 4),
         (Trouble::Mood, 6),
         (Trouble::Mode, 6),
         (Trouble::Pause, 8),

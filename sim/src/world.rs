@@ -62,6 +62,7 @@ impl std::fmt::Display for Violation {
 }
 
 /// What is going to happen.
+#[expect(clippy::large_enum_variant, reason = "most happenings are deliveries")]
 #[derive(Debug)]
 enum Happening {
     Deliver { node: usize, boot: u32, event: Event },
@@ -529,6 +530,7 @@ impl World {
             *counts.entry(kind).or_default() += answered;
         }
         counts.insert("engine: batches", self.history.batches);
+        counts.insert("engine: batches compressed", self.history.compressed);
         counts.insert("engine: ends of a log lost", self.history.cuts);
         counts.insert("engine: histories parted", self.history.forks);
         counts.insert("checks: events and effects", self.trace.lines);

@@ -549,3 +549,33 @@ fn a_limited_full_sync_comes_to_its_end() {
         Ok(0)
     });
 }
+
+#[test]
+fn compression_is_switched_under_load_and_goes_with_the_primary() {
+    let saved = lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        let tip = |w: &World| w.status(0).map_or(0, |s| s.tip.lsn.0);
+        let mut grown = [0; 2];
+        for round in 0..6 {
+            let compressed = round % 2 == 1;
+            world.set_compression(0, compressed).expect("it is up");
+            world.run_for(SECOND / 100)?;
+            let before = tip(world);
+            world.run_for(SECOND / 5)?;
+            grown[usize::from(compressed)] += tip(world) - before;
+        }
+        assert!(grown[1] < grown[0], "the log grows by {grown:?} bytes");
+        world.hand_over(0, 1, SECOND).expect("it is up");
+        assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(1))?);
+        world.kill(1);
+        world.start_after(1, 1000);
+        assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(1))?);
+        let before = world.figures().counts["engine: batches compressed"];
+        world.run_for(SECOND / 5)?;
+        let here = world.figures().counts["engine: batches compressed"];
+        assert!(here > before, "the successor does not compress");
+        world.settle()?;
+        Ok(grown[0] / grown[1])
+    });
+    assert!(saved >= 20, "{saved}");
+}

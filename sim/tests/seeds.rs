@@ -27,6 +27,7 @@ fn a_thousand_clusters_keep_every_promise() {
         "engine: too few replicas for the mode",
         "engine: enough replicas again",
         "engine: lag alarms cleared",
+        "engine: batches compressed",
         "faults: bit flipped on a disk",
         "engine: differences found",
         "engine: bytes repaired",

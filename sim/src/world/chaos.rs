@@ -168,6 +168,12 @@ impl World {
                     self.verify(primary.unwrap_or(node), repair, rate);
                 }
             }
+            Trouble::Compression => {
+                let compressed = self.rng.chance(70);
+                if let Some(primary) = self.serving().first().copied() {
+                    self.set_compression(primary, compressed);
+                }
+            }
             Trouble::Mood => self.change_mood(),
             Trouble::Mode => self.change_mode(),
             Trouble::Pause => {

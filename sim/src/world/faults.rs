@@ -230,6 +230,13 @@ impl World {
         }
     }
 
+    /// Asks a node to compress what it writes to its log, or not.
+    pub fn set_compression(&mut self, node: usize, compressed: bool) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: compression");
+        Some(self.command(node, Command::SetCompression { compressed }))
+    }
+
     /// Asks a node to digest its contents.
     pub fn checksum(&mut self, node: usize) -> Option<CommandId> {
         self.nodes[node].engine.as_ref()?;
