@@ -20,8 +20,8 @@ use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
     AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList,
     IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList,
-    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, SCHEMA, Status, Token, Verify, Versioned, VgList,
-    Volume, VolumeList, VolumeLog,
+    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, SCHEMA, SetVolume, Status, SwitchVolume, Token, Verify,
+    Versioned, VgList, Volume, VolumeList, VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -172,6 +172,26 @@ impl Client {
     /// Hand the primary role over to a node.
     pub async fn volume_primary(&self, name: &str, request: &MakePrimary) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/primary"), request).await
+    }
+
+    /// Change how a volume is replicated, while it is in use.
+    pub async fn volume_set(&self, name: &str, request: &SetVolume) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/set"), request).await
+    }
+
+    /// Stop something at replicas, or let it go on.
+    pub async fn volume_switch(&self, name: &str, request: &SwitchVolume) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/switch"), request).await
+    }
+
+    /// Throw a replica's contents away and fill it again by a full sync.
+    pub async fn volume_invalidate(&self, name: &str, request: &OnNode) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/invalidate"), request).await
+    }
+
+    /// Declare a replica whole by an operator's word.
+    pub async fn volume_fake_sync(&self, name: &str, request: &OnNode) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/fake-sync"), request).await
     }
 
     /// Let the primary step down; nobody serves guests afterwards.

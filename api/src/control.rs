@@ -140,6 +140,11 @@ pub enum Call {
         /// Whether it goes on.
         on: bool,
     },
+    /// Throw the contents of the replica here away and take them anew from a source by a full sync.
+    VolumeInvalidate {
+        /// Volume id.
+        volume: String,
+    },
     /// Declare the replica here whole although its full sync is not finished; only for whoever knows that its disk is right.
     VolumeFakeSync {
         /// Volume id.
@@ -192,7 +197,7 @@ pub enum BirthKind {
 }
 
 /// What an operator can stop at one replica.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum SwitchWord {
     /// Comparing disks in a full sync.

@@ -4,6 +4,7 @@
 //! was killed resumes every replica and every door by itself. Changes are made one at a time; looking is always possible.
 
 mod doors;
+mod invalidate;
 mod replica;
 mod settings;
 pub(crate) mod spec;
@@ -259,6 +260,7 @@ impl Host {
                 answered(handle.command(Command::SetLimits { limits }).await)
             }
             Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
+            Call::VolumeInvalidate { volume } => self.invalidate(volume_id(&volume)?).await,
             Call::VolumeFakeSync { volume } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::FakeSync).await)

@@ -32,6 +32,8 @@ pub enum Work {
         /// After.
         to: NodeId,
     },
+    /// All replicas that are wanted become whole, and those that are not wanted go.
+    Replicas,
     /// A replica moves, with the primary role if it has it.
     Migrate {
         /// Before.
@@ -91,6 +93,7 @@ impl Work {
     pub fn phases(&self, moves_primary: bool) -> &'static [Phase] {
         match self {
             Work::Create => &[Phase::Start, Phase::Sync],
+            Work::Replicas => &[Phase::Sync],
             Work::Delete => &[Phase::Remove],
             Work::Join { .. } => &[Phase::Join, Phase::Sync],
             Work::Leave { .. } => &[Phase::Leave],
@@ -106,7 +109,7 @@ impl Work {
     pub fn syncing(&self) -> Option<&NodeId> {
         match self {
             Work::Join { to } | Work::Migrate { to, .. } => Some(&to.node),
-            Work::Create | Work::Delete | Work::Leave { .. } | Work::Primary { .. } => None,
+            Work::Create | Work::Replicas | Work::Delete | Work::Leave { .. } | Work::Primary { .. } => None,
         }
     }
 }
@@ -151,10 +154,13 @@ pub fn advance(
     match (work, phase) {
         (Work::Delete, _) => Next::Wait(waiting_for_removal(desired)),
         (_, _) if desired.life == Life::Deleting => Next::Fail(Unsafe::Deleting),
-        (Work::Create, Phase::Sync) => {
+        (Work::Create, Phase::Sync) | (Work::Replicas, _) => {
             match desired.members.iter().find(|place| !whole(observed, &place.node)) {
                 Some(place) => Next::Wait(format!("the replica on node {} becomes whole", place.node)),
-                None => Next::Done,
+                None => match desired.leaving.first().filter(|_| *work == Work::Replicas) {
+                    Some(place) => Next::Wait(format!("node {} removes its replica", place.node)),
+                    None => Next::Done,
+                },
             }
         }
         (Work::Create, _) => match observed.primary() {
@@ -211,7 +217,7 @@ pub fn advance(
 fn undo(work: &Work, phase: Phase, desired: &VolumeDesired, observed: &VolumeObserved) -> Next {
     let (from, to, joined) = match work {
         // What was begun stays as it is; nobody waits for it any more.
-        Work::Create => return Next::Cancelled,
+        Work::Create | Work::Replicas => return Next::Cancelled,
         Work::Delete | Work::Leave { .. } => return Next::GoOn,
         Work::Join { to } => (None, &to.node, true),
         Work::Primary { from, to } => (Some(from), to, false),

@@ -292,10 +292,13 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         JobKind::Primary => format!("{} is primary of {volume}", node(&job.to)),
         JobKind::Migrate => format!("{volume} moved from {} to {}", node(&job.from), node(&job.to)),
         JobKind::Verify => format!("all replicas of {volume} are equal"),
+        JobKind::Invalidate => format!("the replica of {volume} on {} is whole again", node(&job.to)),
+        JobKind::FakeSync => format!("the replica of {volume} on {} counts as whole", node(&job.to)),
+        JobKind::Replicas => format!("{volume} has as many replicas as wanted, all whole"),
         JobKind::TakeOver => format!("{} took over {volume}", node(&job.to)),
         JobKind::Secondary => format!("{} is no longer primary of {volume}, nobody is", node(&job.from)),
     };
-    if matches!(job.kind, JobKind::Join | JobKind::Migrate) {
+    if matches!(job.kind, JobKind::Join | JobKind::Migrate | JobKind::Invalidate) {
         text.push_str(&format!(
             ": {} copied, {} compared",
             output::bytes(job.copied_bytes),
@@ -321,9 +324,13 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
 fn next(job: &Job) -> Option<String> {
     match job.kind {
         JobKind::Create => Some(format!("poolctl volume attach {} --door nbd", job.volume)),
-        JobKind::Join | JobKind::Migrate | JobKind::Primary | JobKind::TakeOver => {
-            Some(format!("poolctl volume show {}", job.volume))
-        }
+        JobKind::FakeSync => Some(format!("poolctl volume verify {}", job.volume)),
+        JobKind::Join
+        | JobKind::Migrate
+        | JobKind::Primary
+        | JobKind::TakeOver
+        | JobKind::Invalidate
+        | JobKind::Replicas => Some(format!("poolctl volume show {}", job.volume)),
         JobKind::Secondary => Some(format!("poolctl volume primary {} NODE", job.volume)),
         JobKind::Delete | JobKind::Leave | JobKind::Verify => None,
     }

@@ -4,6 +4,7 @@ mod create;
 mod door;
 mod log;
 mod replica;
+mod set;
 mod show;
 pub mod verify;
 
@@ -30,6 +31,13 @@ pub enum VolumeCommand {
     Leave(replica::LeaveArgs),
     Primary(replica::PrimaryArgs),
     Secondary(replica::SecondaryArgs),
+    Set(set::SetArgs),
+    Pause(set::PauseArgs),
+    Resume(set::ResumeArgs),
+    Up(set::UpArgs),
+    Down(set::DownArgs),
+    Invalidate(replica::InvalidateArgs),
+    FakeSync(replica::FakeSyncArgs),
     Attach(door::AttachArgs),
     Detach(door::DetachArgs),
     Verify(verify::VerifyArgs),
@@ -112,6 +120,13 @@ pub async fn run(command: VolumeCommand, context: &Context) -> Result<Ending, Ap
         VolumeCommand::Join(args) => replica::join(args, context).await,
         VolumeCommand::Leave(args) => replica::leave(args, context).await,
         VolumeCommand::Primary(args) => replica::primary(args, context).await,
+        VolumeCommand::Set(args) => set::set(args, context).await,
+        VolumeCommand::Pause(args) => set::pause(args, context).await,
+        VolumeCommand::Resume(args) => set::resume(args, context).await,
+        VolumeCommand::Up(args) => set::up(args, context).await,
+        VolumeCommand::Down(args) => set::down(args, context).await,
+        VolumeCommand::Invalidate(args) => replica::invalidate(args, context).await,
+        VolumeCommand::FakeSync(args) => replica::fake_sync(args, context).await,
         VolumeCommand::Secondary(args) => replica::secondary(args, context).await,
         VolumeCommand::Attach(args) => door::attach(args, context).await,
         VolumeCommand::Detach(args) => door::detach(args, context).await,

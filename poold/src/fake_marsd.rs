@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::control::{
     BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
-    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, VolumeSettings,
+    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, SwitchWord, VolumeSettings,
     VolumeStatus,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
@@ -49,6 +49,8 @@ struct Replica {
     disk: String,
     epoch: u32,
     settings: VolumeSettings,
+    paused: Vec<SwitchWord>,
+    faked: bool,
 }
 
 impl World {
@@ -81,6 +83,41 @@ impl World {
 
     pub fn hand_overs(&self) -> u64 {
         self.lock().hand_overs
+    }
+
+    /// What is stopped at the replica of a host, in order.
+    pub fn paused(&self, node: &str) -> Vec<SwitchWord> {
+        let mut paused = self
+            .replica(node)
+            .map(|replica| replica.paused)
+            .unwrap_or_default();
+        paused.sort_unstable();
+        paused
+    }
+
+    /// The settings that a host's replica lives by.
+    pub fn settings(&self, node: &str) -> VolumeSettings {
+        self.replica(node)
+            .map(|replica| replica.settings)
+            .unwrap_or_default()
+    }
+
+    /// Every replica loses its settings.
+    pub fn forget_settings(&self) {
+        for known in self.lock().hosts.values_mut().flat_map(BTreeMap::values_mut) {
+            if let Some(replica) = &mut known.replica {
+                replica.settings = VolumeSettings::default();
+            }
+        }
+    }
+
+    fn replica(&self, node: &str) -> Option<Replica> {
+        let inner = self.lock();
+        inner
+            .hosts
+            .get(node)?
+            .values()
+            .find_map(|known| known.replica.clone())
     }
 
     /// Addresses of all members that a host was told.
@@ -251,6 +288,8 @@ impl Host {
                     disk,
                     epoch,
                     settings: VolumeSettings::default(),
+                    paused: Vec::new(),
+                    faked: false,
                 });
             }
             Call::VolumeRemote {
@@ -322,7 +361,7 @@ impl Host {
                     to_lsn: if busy { 101 } else { 100 },
                 });
             }
-            Call::VolumeSwitch { .. } | Call::VolumeFakeSync { .. } | Call::VolumeLimits { .. } => {
+            Call::VolumeLimits { .. } => {
                 return Err((ControlErrorKind::Refused, "it stays as it is"));
             }
             Call::VolumeSettings { volume, settings } => {
@@ -340,6 +379,23 @@ impl Host {
                 }
                 (replica.primary, replica.epoch) = (true, term);
                 return Ok(Outcome::TookOver { term, from_lsn: 100 });
+            }
+            Call::VolumeSwitch { volume, switch, on } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                replica.paused.retain(|paused| *paused != switch);
+                if !on {
+                    replica.paused.push(switch);
+                }
+            }
+            Call::VolumeInvalidate { volume } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.percent = 0.0;
+            }
+            Call::VolumeFakeSync { volume } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                (replica.percent, replica.faked) = (100.0, true);
             }
             Call::VolumeSecondary { volume } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
@@ -418,6 +474,8 @@ impl Host {
                     committed_lsn: 100,
                     appended_lsn: 100,
                     settings: replica.settings,
+                    paused: replica.paused.clone(),
+                    faked: replica.faked,
                     chain_digest: "c".repeat(32),
                     sync_percent: replica.percent,
                     peers: if replica.primary {

@@ -9,6 +9,7 @@ pub mod nodes;
 pub mod orders;
 pub mod reconcile;
 pub mod roles;
+pub mod settings;
 pub mod verify;
 pub mod vgs;
 pub mod view;

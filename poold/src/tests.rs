@@ -4,6 +4,7 @@ mod jobs;
 mod joining;
 mod refusals;
 mod roles;
+mod settings;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VgKind;
 use crate::ApiError;
-use crate::control::{BirthKind, DoorSpec, HostStatus, Member};
+use crate::control::{BirthKind, DoorSpec, HostStatus, Member, SwitchWord, VolumeSettings};
 
 /// All that an agent has to do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +110,18 @@ pub enum Action {
         /// Where it lies.
         vg: VgRef,
     },
+    /// Let these decisions hold for the volume; of the primary.
+    Settings {
+        /// All of them.
+        settings: VolumeSettings,
+    },
+    /// Stop something at the replica, or let it go on.
+    Switch {
+        /// What.
+        switch: SwitchWord,
+        /// Whether it goes on.
+        on: bool,
+    },
     /// Digest the replica's contents.
     Checksum {
         /// Number of the attempt; comes back with the result.
@@ -135,6 +147,10 @@ pub enum Order {
     },
     /// Be primary no more, without a successor.
     StepDown,
+    /// Throw the contents away and take them anew from a source.
+    Invalidate,
+    /// Be whole by an operator's word.
+    FakeSync,
 }
 
 /// What an agent has seen and done.

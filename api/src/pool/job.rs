@@ -41,6 +41,12 @@ pub enum JobKind {
     TakeOver,
     /// Phase `order`: the primary steps down for nobody.
     Secondary,
+    /// Phases `order`, `sync`: a replica's contents are thrown away and filled again.
+    Invalidate,
+    /// Phase `order`: a replica is declared whole.
+    FakeSync,
+    /// Phase `sync`: as many replicas as wanted are whole, and no others are left.
+    Replicas,
 }
 
 impl JobKind {
@@ -56,6 +62,9 @@ impl JobKind {
             JobKind::Verify => "verify",
             JobKind::TakeOver => "take-over",
             JobKind::Secondary => "secondary",
+            JobKind::Invalidate => "invalidate",
+            JobKind::FakeSync => "fake-sync",
+            JobKind::Replicas => "replicas",
         }
     }
 }

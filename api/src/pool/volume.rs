@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::{SwitchWord, VolumeSettings};
+
 /// `volume create`. Returns a job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct CreateVolume {
@@ -12,9 +14,15 @@ pub struct CreateVolume {
     /// How many replicas, 1 to 8; when absent as many as `on` names, else 1.
     #[serde(default)]
     pub replicas: Option<u32>,
-    /// `async`, the default.
+    /// `async` (the default), `near-sync`, `sync`.
     #[serde(default)]
     pub mode: Option<String>,
+    /// A lag that is longer is alarming.
+    #[serde(default)]
+    pub lag_millis_max: Option<u64>,
+    /// A lag that is larger is alarming.
+    #[serde(default)]
+    pub lag_bytes_max: Option<u64>,
     /// These hosts exactly, the first being primary; the planner chooses when empty.
     #[serde(default)]
     pub on: Vec<String>,
@@ -39,6 +47,50 @@ pub struct MakePrimary {
     /// Without asking the present primary: what the node does not have is lost to guests.
     #[serde(default)]
     pub force: bool,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume set`: what is absent stays as it is. Returns a job when the number of replicas changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct SetVolume {
+    /// `async`, `near-sync`, `sync`.
+    #[serde(default)]
+    pub mode: Option<String>,
+    /// How many replicas a flush waits for in the modes that wait; 1 when such a mode is chosen without it.
+    #[serde(default)]
+    pub flush_replicas: Option<u8>,
+    /// How long a flush waits for them in near-sync mode; 200 when that mode is chosen without it.
+    #[serde(default)]
+    pub flush_wait_millis: Option<u32>,
+    /// A lag that is longer is alarming; 0: none is.
+    #[serde(default)]
+    pub lag_millis_max: Option<u64>,
+    /// A lag that is larger is alarming; 0: none is.
+    #[serde(default)]
+    pub lag_bytes_max: Option<u64>,
+    /// Whether guests are slowed down then.
+    #[serde(default)]
+    pub throttle: Option<bool>,
+    /// How many replicas, 1 to 8; the planner chooses where.
+    #[serde(default)]
+    pub replicas: Option<u32>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume pause|resume|up|down`, and `attach|detach --replica`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SwitchVolume {
+    /// What stops or goes on; `all` stands for every one.
+    pub switch: SwitchWord,
+    /// Whether it goes on.
+    pub on: bool,
+    /// Only on this node; on every one with a replica when absent.
+    #[serde(default)]
+    pub node: Option<String>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -136,8 +188,14 @@ pub struct Volume {
     pub id: String,
     /// Its length.
     pub size_bytes: u64,
-    /// `async`.
+    /// `async`, `near-sync`, `sync`.
     pub mode: String,
+    /// The mode with its figures, and when a lag is alarming; as wished, the primary may not have heard of it yet.
+    pub settings: VolumeSettings,
+    /// Since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait; `null` when enough do.
+    pub short_seconds: Option<f64>,
+    /// Since when the replicas are further behind than allowed; `null` when they are not.
+    pub late_seconds: Option<f64>,
     /// The worst of its replicas' states; `creating` and `deleting` at the ends of its life.
     pub state: String,
     /// Where the primary is, as observed; desired where nothing is observed yet.
@@ -183,6 +241,10 @@ pub struct ReplicaRow {
     pub peer_committed: u64,
     /// Its volume group.
     pub vg: String,
+    /// What an operator has stopped there: `sync`, `fetch`, `replay`, `attach`; as wished.
+    pub paused: Vec<SwitchWord>,
+    /// Whether only an operator's word says that it is whole.
+    pub faked: bool,
     /// Age of these figures; `null` when never reported.
     pub age_seconds: Option<f64>,
 }

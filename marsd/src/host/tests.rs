@@ -242,6 +242,36 @@ async fn a_replica_joins_under_load_and_takes_over_and_both_survive_a_kill() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_invalidated_replica_begins_anew_and_a_primary_does_not() {
+    let pool = Pool::new();
+    let (a, mut b) = pair(&pool).await;
+    for n in 0..100u64 {
+        a.write(8 * n, n as u8).await;
+    }
+    b.wait("b is up to date", |replica| replica.state == "uptodate")
+        .await;
+    let invalidate = || Call::VolumeInvalidate {
+        volume: ID.to_owned(),
+    };
+    assert_eq!(kind(a.call(invalidate()).await), ControlErrorKind::Refused);
+    let trimmed = b.replica().await.trimmed_lsn;
+    b.call(invalidate()).await.unwrap();
+    a.write(800, 7).await;
+    b.wait("b is whole again", |replica| {
+        replica.state == "uptodate" && replica.trimmed_lsn > trimmed
+    })
+    .await;
+    b.kill().await;
+    b.start().await;
+    let end = a.replica().await.appended_lsn;
+    b.wait("b has everything", |replica| {
+        replica.state == "uptodate" && replica.written_back_lsn >= end
+    })
+        .await;
+    assert_eq!(a.checksum().await, b.checksum().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_log_longer_than_one_read_is_recovered_whole() {
     let pool = Pool::new();
     let mut a = Machine::new(&pool, "a").await;

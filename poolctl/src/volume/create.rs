@@ -2,9 +2,10 @@
 
 use api::ApiError;
 use api::pool::{CreateVolume, REPLICAS_MAX};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use model::{NodeId, VolumeName, VolumeSize};
 
+use super::set::{MaxLag, ModeWord, parse_lag};
 use crate::cli::{Change, Waiting, parse_volume_size};
 use crate::error::Ending;
 use crate::job;
@@ -32,6 +33,9 @@ pub struct CreateArgs {
     /// Which replicas a guest's flush waits for
     #[arg(long, value_enum, default_value_t = ModeWord::Async)]
     mode: ModeWord,
+    /// A lag above this is alarming: a time such as 5s, a size such as 64M
+    #[arg(long, value_name = "TIME|SIZE", value_parser = parse_lag)]
+    max_lag: Option<MaxLag>,
     /// These hosts exactly, the first being primary [default: where there is most room]
     #[arg(long, value_name = "NODE,…", value_delimiter = ',')]
     on: Vec<NodeId>,
@@ -41,22 +45,16 @@ pub struct CreateArgs {
     waiting: Waiting,
 }
 
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum ModeWord {
-    /// The primary's own; the others follow as fast as they can
-    Async,
-}
-
 /// Answers `poolctl volume create`.
 pub async fn run(args: CreateArgs, context: &Context) -> Result<Ending, ApiError> {
-    let mode = match args.mode {
-        ModeWord::Async => model::Mode::Async,
-    };
+    let (lag_millis_max, lag_bytes_max) = MaxLag::fields(args.max_lag);
     let request = CreateVolume {
         name: args.name.to_string(),
         size_bytes: args.size.bytes(),
         replicas: args.replicas,
-        mode: Some(mode.to_string()),
+        mode: Some(args.mode.word().to_owned()),
+        lag_millis_max,
+        lag_bytes_max,
         on: args.on.iter().map(NodeId::to_string).collect(),
         dry_run: args.change.dry_run,
     };

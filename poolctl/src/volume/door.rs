@@ -3,10 +3,12 @@
 use std::path::PathBuf;
 
 use api::ApiError;
+use api::control::SwitchWord;
 use api::pool::{Attach, Detach, DoorKind};
 use clap::{Args, ValueEnum};
 use model::{NodeId, VolumeName};
 
+use super::set;
 use crate::cli::Change;
 use crate::error::{Ending, say};
 use crate::job;
@@ -37,6 +39,9 @@ pub struct AttachArgs {
     /// A TCP address instead of a Unix socket; port 0 is any free one; not encrypted, so loopback only
     #[arg(long, value_name = "HOST:PORT")]
     tcp: Option<String>,
+    /// Not a door: put the replica itself on this host into service again, its disk and log (see `volume up`)
+    #[arg(long, value_name = "NODE", conflicts_with_all = ["node", "path", "tcp", "read_only"])]
+    replica: Option<NodeId>,
     /// Refuse writes
     #[arg(long)]
     read_only: bool,
@@ -62,6 +67,9 @@ pub struct DetachArgs {
     /// Only those on this host
     #[arg(long)]
     node: Option<NodeId>,
+    /// Not a door: take the replica itself on this host out of service, its disk and log; not for the primary
+    #[arg(long, value_name = "NODE", conflicts_with = "node")]
+    replica: Option<NodeId>,
     #[command(flatten)]
     change: Change,
 }
@@ -69,6 +77,17 @@ pub struct DetachArgs {
 /// Answers `poolctl volume attach`.
 pub async fn attach(args: AttachArgs, context: &Context) -> Result<Ending, ApiError> {
     let output = context.output;
+    if let Some(node) = args.replica {
+        return set::switch(
+            &args.name,
+            SwitchWord::Attach,
+            true,
+            Some(node),
+            args.change,
+            context,
+        )
+        .await;
+    }
     let door = match args.door {
         Door::Nbd => DoorKind::Nbd,
     };
@@ -101,6 +120,17 @@ pub async fn attach(args: AttachArgs, context: &Context) -> Result<Ending, ApiEr
 
 /// Answers `poolctl volume detach`.
 pub async fn detach(args: DetachArgs, context: &Context) -> Result<Ending, ApiError> {
+    if let Some(node) = args.replica {
+        return set::switch(
+            &args.name,
+            SwitchWord::Attach,
+            false,
+            Some(node),
+            args.change,
+            context,
+        )
+        .await;
+    }
     let request = Detach {
         node: args.node.map(|node| node.to_string()),
         dry_run: args.change.dry_run,

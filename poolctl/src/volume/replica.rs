@@ -66,6 +66,34 @@ pub struct SecondaryArgs {
     waiting: Waiting,
 }
 
+/// Throw a replica's contents away and fill it again by a full sync
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl volume invalidate web c
+
+For a replica whose disk or log is damaged or not trusted. Only what differs is copied. The primary's contents are the
+volume and cannot be invalidated.
+
+Next: poolctl volume show web")]
+pub struct InvalidateArgs {
+    #[command(flatten)]
+    of: Replica,
+}
+
+/// Call a replica whole without comparing it; only for whoever knows that its disk is right
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl volume fake-sync web c
+
+For disks that are known to be equal, such as two new ones of zeroes. It shows as faked until a full sync or a verification
+has said the same.
+
+Next: poolctl volume verify web")]
+pub struct FakeSyncArgs {
+    #[command(flatten)]
+    of: Replica,
+}
+
 #[derive(Debug, Args)]
 struct Replica {
     /// The volume
@@ -139,4 +167,22 @@ pub async fn secondary(args: SecondaryArgs, context: &Context) -> Result<Ending,
         .volume_secondary(args.name.as_str(), &request)
         .await?;
     job::finish(changed, args.waiting, context).await
+}
+
+/// Answers `poolctl volume invalidate`.
+pub async fn invalidate(args: InvalidateArgs, context: &Context) -> Result<Ending, ApiError> {
+    let changed = context
+        .client
+        .volume_invalidate(args.of.name.as_str(), &args.of.request())
+        .await?;
+    job::finish(changed, args.of.waiting, context).await
+}
+
+/// Answers `poolctl volume fake-sync`.
+pub async fn fake_sync(args: FakeSyncArgs, context: &Context) -> Result<Ending, ApiError> {
+    let changed = context
+        .client
+        .volume_fake_sync(args.of.name.as_str(), &args.of.request())
+        .await?;
+    job::finish(changed, args.of.waiting, context).await
 }

@@ -1,6 +1,7 @@
 //! `poolctl volume show|list`: how does a volume stand, for people?
 
 use api::ApiError;
+use api::control::{ModeSpec, SwitchWord};
 use api::pool::{DoorKind, DoorRow, ReplicaRow, Volume};
 
 use crate::output::{self, Field, Grid, Output};
@@ -56,6 +57,9 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
     output.line(&format!("  id        {}", volume.id))?;
     let verified = volume.last_verified.as_deref().unwrap_or("never");
     output.line(&format!("  verified  {verified}"))?;
+    if let Some(how) = how(volume) {
+        output.line(&format!("  mode      {how}"))?;
+    }
     if let Some(job) = &volume.job {
         output.line(&format!("  job       {job} is at work: poolctl job watch {job}"))?;
     }
@@ -71,6 +75,68 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
         output.table(door_table(&volume.doors))?;
     }
     Ok(())
+}
+
+/// How it is replicated, where there is more to say than the mode's word.
+fn how(volume: &Volume) -> Option<String> {
+    let settings = &volume.settings;
+    let mut words = Vec::new();
+    match settings.mode {
+        ModeSpec::Async => {}
+        ModeSpec::NearSync {
+            replicas,
+            wait_millis_max,
+        } => words.push(format!(
+            "flushes wait for {replicas}, {wait_millis_max} ms at most"
+        )),
+        ModeSpec::Sync { replicas } => words.push(format!("flushes wait for {replicas}")),
+    }
+    if let Some(millis) = settings.lag_millis_max {
+        words.push(format!("max lag {}", output::seconds(millis as f64 / 1000.0)));
+    }
+    if let Some(bytes) = settings.lag_bytes_max {
+        words.push(format!("max lag {}", output::bytes(bytes)));
+    }
+    if settings.throttle {
+        words.push("throttled past it".to_owned());
+    }
+    if let Some(seconds) = volume.short_seconds {
+        words.push(format!(
+            "too few replicas keep up for {}",
+            output::seconds(seconds)
+        ));
+    }
+    if let Some(seconds) = volume.late_seconds {
+        words.push(format!(
+            "further behind than allowed for {}",
+            output::seconds(seconds)
+        ));
+    }
+    (!words.is_empty()).then(|| format!("{}: {}", volume.mode, words.join(", ")))
+}
+
+/// What an operator has done to a replica, and how old its figures are.
+fn remarks(row: &ReplicaRow) -> String {
+    let mut words = Vec::new();
+    let paused: Vec<&str> = row.paused.iter().map(|switch| switch_word(*switch)).collect();
+    if !paused.is_empty() {
+        words.push(format!("stopped: {}", paused.join(", ")));
+    }
+    if row.faked {
+        words.push("faked".to_owned());
+    }
+    words.extend(Some(age(row.age_seconds)).filter(|age| !age.is_empty()));
+    words.join("; ")
+}
+
+fn switch_word(switch: SwitchWord) -> &'static str {
+    match switch {
+        SwitchWord::Sync => "sync",
+        SwitchWord::Fetch => "fetch",
+        SwitchWord::Replay => "replay",
+        SwitchWord::Attach => "detached",
+        SwitchWord::All => "all",
+    }
 }
 
 /// Replicas with their watermarks.
@@ -102,7 +168,7 @@ fn replicas(rows: &[ReplicaRow]) -> Grid {
             Field::number(row.appended),
             Field::number(row.peer_committed),
             Field::text(&row.vg),
-            Field::text(age(row.age_seconds)),
+            Field::text(remarks(row)),
         ]);
     }
     grid

@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
+use api::control::{ModeSpec, SwitchWord, VolumeSettings};
 use api::error::{ApiError, ErrorBody, ErrorKind};
 use api::pool::*;
 use axum::Json;
@@ -203,6 +204,17 @@ async fn verb(
             ..change("volume web", &body, Some("12"))
         }),
         ("primary", _) => good(change("volume web", &body, Some("3"))),
+        ("set", _) if body["replicas"].is_null() => good(change("volume web", &body, None)),
+        ("set", _) => good(change("volume web", &body, Some("14"))),
+        ("switch", _) => good(change("volume web", &body, None)),
+        ("invalidate", Some("a")) => {
+            let error = ApiError::refused("node a is the volume's primary: its contents are the volume");
+            Err(Bad(error
+                .hint("hand the role over first: `poolctl volume primary web NODE`")
+                .object("volume web")))
+        }
+        ("invalidate", _) => good(change("volume web", &body, Some("15"))),
+        ("fake-sync", _) => good(change("volume web", &body, Some("16"))),
         ("secondary", _) => good(change("volume web", &body, Some("13"))),
         ("delete", _) => good(change("volume web", &body, Some("4"))),
         _ => Err(no_such("verb", &verb)),
@@ -341,6 +353,8 @@ fn the_volume(scene: Scene) -> Volume {
         written_back: 4096,
         peer_committed: 8192,
         vg: "vg0".to_owned(),
+        paused: Vec::new(),
+        faked: false,
         age_seconds: Some(0.4),
     };
     let mut volume = Volume {
@@ -348,6 +362,9 @@ fn the_volume(scene: Scene) -> Volume {
         id: "00000000000000000000000000000001".to_owned(),
         size_bytes: 16 << 30,
         mode: "async".to_owned(),
+        settings: VolumeSettings::default(),
+        short_seconds: None,
+        late_seconds: None,
         state: "uptodate".to_owned(),
         primary: Some("a".to_owned()),
         epoch: 2,
@@ -385,8 +402,21 @@ fn the_volume(scene: Scene) -> Volume {
             other.lag_bytes = 5 << 20;
             other.lag_seconds = 42.0;
             other.age_seconds = Some(42.0);
+            other.paused = vec![SwitchWord::Replay];
+            volume.mode = "near-sync".to_owned();
+            volume.settings = VolumeSettings {
+                mode: ModeSpec::NearSync {
+                    replicas: 1,
+                    wait_millis_max: 200,
+                },
+                lag_millis_max: Some(5000),
+                ..VolumeSettings::default()
+            };
+            volume.short_seconds = Some(42.0);
+            volume.late_seconds = Some(37.0);
         }
     }
+    let other = &mut volume.replicas[1];
     volume.state.clone_from(&other.state);
     volume
 }
@@ -488,6 +518,13 @@ fn the_job(id: &str, after: u64) -> Option<Job> {
             ..base_job("3", JobKind::Primary, &["hand-over"])
         }),
         ("12", _) => done(base_job("12", JobKind::TakeOver, &["order"])),
+        ("14", _) => done(base_job("14", JobKind::Replicas, &["sync"])),
+        ("15", _) => done(Job {
+            to: Some("b".to_owned()),
+            copied_bytes: 12 << 20,
+            ..base_job("15", JobKind::Invalidate, &["order", "sync"])
+        }),
+        ("16", _) => done(base_job("16", JobKind::FakeSync, &["order"])),
         ("13", _) => done(base_job("13", JobKind::Secondary, &["order"])),
         ("4", _) => done(base_job("4", JobKind::Delete, &["remove"])),
         ("7", 0) => Job {

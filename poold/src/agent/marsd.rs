@@ -115,6 +115,15 @@ impl Marsd {
                 door: door.clone(),
             },
             Action::Forget => Call::VolumeForget { volume },
+            Action::Settings { settings } => Call::VolumeSettings {
+                volume,
+                settings: *settings,
+            },
+            Action::Switch { switch, on } => Call::VolumeSwitch {
+                volume,
+                switch: *switch,
+                on: *on,
+            },
             Action::Checksum { .. } => Call::VolumeChecksum { volume },
             Action::Order { job, order } => return self.order(volume, *job, order).await,
         };
@@ -156,6 +165,8 @@ impl Marsd {
         let call = match order {
             Order::TakeOver { term } => Call::VolumeTakeOver { volume, term: *term },
             Order::StepDown => Call::VolumeSecondary { volume },
+            Order::Invalidate => Call::VolumeInvalidate { volume },
+            Order::FakeSync => Call::VolumeFakeSync { volume },
         };
         let note = match self.call(call, ORDER_PATIENCE).await? {
             Outcome::TookOver { term, from_lsn } => {

@@ -1,6 +1,9 @@
 //! What does the catalog remember, and in which form? JSON records with a version each.
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::ApiError;
+use api::control::{SwitchWord, VolumeSettings};
 use api::pool::agent::Order;
 use api::pool::{JobKind, JobState, VerifyReport, VgKind};
 use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
@@ -151,8 +154,10 @@ pub struct VolumeRecord {
     pub name: String,
     /// Its length.
     pub size_bytes: u64,
-    /// `async`.
-    pub mode: String,
+    /// How it is replicated.
+    pub settings: VolumeSettings,
+    /// What an operator has stopped at its replicas, by host.
+    pub paused: BTreeMap<String, BTreeSet<SwitchWord>>,
     /// Grows with every change of what should be.
     pub generation: u64,
     /// Where it is in its life.
@@ -183,12 +188,13 @@ impl Record for VolumeRecord {
 
 impl VolumeRecord {
     /// The record of a new volume.
-    pub fn new(desired: &VolumeDesired, mode: &str) -> VolumeRecord {
+    pub fn new(desired: &VolumeDesired, settings: VolumeSettings) -> VolumeRecord {
         let mut record = VolumeRecord {
             id: desired.id.to_string(),
             name: desired.name.to_string(),
             size_bytes: desired.size.bytes(),
-            mode: mode.to_owned(),
+            settings,
+            paused: BTreeMap::new(),
             generation: 0,
             life: LifeRecord::New,
             primary: String::new(),
@@ -278,6 +284,10 @@ impl VolumeRecord {
         self.members = places(&desired.members);
         self.leaving = places(&desired.leaving);
         self.doors = desired.doors.iter().map(door).collect();
+        // A host that gets a new replica begins with a new one's switches.
+        let members = &self.members;
+        self.paused
+            .retain(|node, _| members.iter().any(|place| place.node == *node));
     }
 }
 

@@ -8,7 +8,8 @@ use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
     AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList, IssueToken, Job,
     JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList, OnNode, PoolInfo,
-    PoolInit, RemoveNode, RemoveVg, Status, Token, Verify, VgList, Volume, VolumeList, VolumeLog,
+    PoolInit, RemoveNode, RemoveVg, SetVolume, Status, SwitchVolume, Token, Verify, VgList, Volume,
+    VolumeList, VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -93,6 +94,10 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/join", post(volume_join))
         .route("/v1/volumes/{name}/leave", post(volume_leave))
         .route("/v1/volumes/{name}/primary", post(volume_primary))
+        .route("/v1/volumes/{name}/set", post(volume_set))
+        .route("/v1/volumes/{name}/switch", post(volume_switch))
+        .route("/v1/volumes/{name}/invalidate", post(volume_invalidate))
+        .route("/v1/volumes/{name}/fake-sync", post(volume_fake_sync))
         .route("/v1/volumes/{name}/secondary", post(volume_secondary))
         .route("/v1/volumes/{name}/attach", post(volume_attach))
         .route("/v1/volumes/{name}/detach", post(volume_detach))
@@ -195,6 +200,22 @@ async fn volume_leave(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNod
 
 async fn volume_primary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<MakePrimary>) -> Reply<Changed> {
     Ok(Answer(pool.volume_primary(&name, &wish)?))
+}
+
+async fn volume_set(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetVolume>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_set(&name, &wish)?))
+}
+
+async fn volume_switch(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SwitchVolume>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_switch(&name, &wish).await?))
+}
+
+async fn volume_invalidate(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNode>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_invalidate(&name, &wish)?))
+}
+
+async fn volume_fake_sync(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNode>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_fake_sync(&name, &wish)?))
 }
 
 async fn volume_secondary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Change>) -> Reply<Changed> {

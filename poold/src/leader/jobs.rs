@@ -151,7 +151,13 @@ impl Leader {
                 (JobKind::Primary, _) => "the primary role stays where it is",
                 (JobKind::Create, _) => "the volume stays as it is; nobody waits for it any more",
                 (JobKind::Verify, _) => "the comparison ends without a result",
-                (JobKind::TakeOver | JobKind::Secondary, _) => {
+                (JobKind::Replicas, _) => "the replicas stay as they are; nobody waits for them any more",
+                (JobKind::Invalidate, Some(Phase::Sync)) => {
+                    let message = format!("job {id} (invalidate) cannot be undone any more");
+                    let hint = format!("`poolctl job watch {id}` waits for the end of the full sync");
+                    return Err(ApiError::refused(message).hint(hint).object(object));
+                }
+                (JobKind::TakeOver | JobKind::Secondary | JobKind::Invalidate | JobKind::FakeSync, _) => {
                     "it is not ordered any more; where it was done already, it stays done"
                 }
             };

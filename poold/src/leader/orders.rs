@@ -5,6 +5,8 @@ use std::time::Instant;
 use api::ApiError;
 use api::pool::JobState;
 use api::pool::agent::{Action, Order, Step};
+use migrate::job::Phase;
+use model::NodeId;
 
 use super::Leader;
 use super::jobs::ORDER_PHASE;
@@ -58,6 +60,12 @@ impl Leader {
             let error = ApiError::not_found("the volume was deleted");
             return Some((end(JobState::Failed, Some(error)), None));
         };
+        if job.phase == Phase::Sync.word() {
+            let observed = snapshot.observed(&volume.id, now);
+            let node = NodeId::new(job.order_node()?).ok()?;
+            let whole = observed.replica(&node).is_some_and(|replica| replica.is_whole());
+            return whole.then(|| (end(JobState::Done, None), None));
+        }
         let came = snapshot.orders.get(&job.number);
         let order = job.order.as_ref()?;
         if came.is_none() && !is_seen(order, job, volume, snapshot, now) {
@@ -79,6 +87,11 @@ impl Leader {
                 next.stepped_down = false;
             }
             Order::StepDown => next.stepped_down = true,
+            Order::FakeSync => return Some((done, None)),
+            Order::Invalidate => {
+                let phase = Phase::Sync.word().to_owned();
+                return Some((JobRecord { phase, ..job.clone() }, None));
+            }
         }
         Some((done, Some(next)))
     }
@@ -90,7 +103,7 @@ fn is_seen(order: &Order, job: &JobRecord, volume: &VolumeRecord, snapshot: &Sna
         Order::TakeOver { term } => snapshot
             .primary(&volume.id, now)
             .is_some_and(|(node, replica)| job.order_node() == Some(node) && replica.epoch >= *term),
-        Order::StepDown => false,
+        Order::StepDown | Order::Invalidate | Order::FakeSync => false,
     }
 }
 
@@ -99,5 +112,7 @@ pub fn order_words(order: &Order) -> &'static str {
     match order {
         Order::TakeOver { .. } => "become primary by itself",
         Order::StepDown => "give the primary role up",
+        Order::Invalidate => "throw its contents away",
+        Order::FakeSync => "call its replica whole",
     }
 }

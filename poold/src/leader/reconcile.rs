@@ -14,6 +14,7 @@ use tracing::{error, info_span};
 
 use super::Leader;
 use super::orders::order_steps;
+use super::settings::settings_steps;
 use crate::catalog::records::{LifeRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
 use crate::clock;
@@ -212,17 +213,12 @@ impl Leader {
                 }
             }
         }
-        let orders = order_steps(records, snapshot, now);
-        for (node, step) in self
-            .checksum_steps(records, snapshot, now)
-            .into_iter()
-            .chain(orders)
-        {
-            if let Some((steps, _)) = nodes.get_mut(&node) {
-                steps.push(step);
-            }
-        }
-        for (node, step) in stale_steps(records, snapshot, now) {
+        // Orders first: a wish that cannot be met must not hold them up.
+        let mut more = order_steps(records, snapshot, now);
+        more.extend(self.checksum_steps(records, snapshot, now));
+        more.extend(settings_steps(records, snapshot, now));
+        more.extend(stale_steps(records, snapshot, now));
+        for (node, step) in more {
             if let Some((steps, _)) = nodes.get_mut(&node) {
                 steps.push(step);
             }

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use api::ApiError;
-use api::control::ReplicaStatus;
+use api::control::{ModeSpec, ReplicaStatus};
 use api::pool::{
     DoorKind, DoorRow, Event, EventList, JobKind, LogRow, Node, NodeList, NodeState, PoolState, ReplicaRow,
     Status, Vg, VgList, Volume, VolumeList, VolumeLog,
@@ -12,6 +12,7 @@ use migrate::desired::{DoorAt, VolumeDesired};
 use migrate::plan::same_door;
 use model::{NodeId, ReplicaState};
 
+use super::settings::{mode_word, paused};
 use super::{Leader, WAIT_MAX};
 use crate::catalog::Records;
 use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord};
@@ -174,7 +175,10 @@ impl View<'_> {
             name: volume.name.clone(),
             id: volume.id.clone(),
             size_bytes: volume.size_bytes,
-            mode: volume.mode.clone(),
+            mode: mode_word(&volume.settings.mode).to_owned(),
+            settings: volume.settings,
+            short_seconds: primary.and_then(|(_, replica)| replica.short_seconds),
+            late_seconds: primary.and_then(|(_, replica)| replica.late_seconds),
             state,
             primary: Some(first).filter(|_| {
                 let nobody = volume.stepped_down && primary.is_none();
@@ -256,6 +260,8 @@ impl View<'_> {
                 peer.committed_lsn
             }),
             vg: vg.to_owned(),
+            paused: paused(volume, node),
+            faked: known.is_some_and(|known| known.faked),
             age_seconds: self
                 .snapshot
                 .age_seconds(node, self.now)
@@ -436,15 +442,21 @@ impl View<'_> {
                 let good = severity(replica_state(&row.state)) <= severity(ReplicaState::Behind);
                 // A replica that a job is filling takes nothing away from those that were there before.
                 let expected = job.is_some_and(|job| match job.kind {
-                    JobKind::Create => true,
-                    JobKind::Join | JobKind::Migrate => job.to.as_ref().is_some_and(|to| to.node == row.node),
+                    JobKind::Create | JobKind::Replicas => true,
+                    JobKind::Join | JobKind::Migrate | JobKind::Invalidate => {
+                        job.to.as_ref().is_some_and(|to| to.node == row.node)
+                    }
                     JobKind::Delete
                     | JobKind::Leave
                     | JobKind::Primary
                     | JobKind::Verify
                     | JobKind::TakeOver
+                    | JobKind::FakeSync
                     | JobKind::Secondary => false,
                 });
+                // Stopped by an operator's wish, which is no trouble of the pool's.
+                let wished = row.state == ReplicaState::Paused.to_string() && !row.paused.is_empty();
+                let expected = expected || wished;
                 let leaving = volume.leaving.iter().any(|place| place.node == row.node);
                 if !good && !expected && !leaving {
                     let why = row
@@ -457,6 +469,22 @@ impl View<'_> {
                         volume.name, row.node, row.state
                     ));
                 }
+            }
+            if let Some(seconds) = shown.short_seconds {
+                let what = match volume.settings.mode {
+                    ModeSpec::Sync { .. } => "guests' flushes wait",
+                    ModeSpec::Async | ModeSpec::NearSync { .. } => "flushes are answered without them",
+                };
+                problems.push(format!(
+                    "volume {}: too few replicas keep up with mode {} for {seconds:.0} s; {what}",
+                    volume.name, shown.mode
+                ));
+            }
+            if let Some(seconds) = shown.late_seconds {
+                problems.push(format!(
+                    "volume {}: its replicas are further behind than --max-lag allows, for {seconds:.0} s",
+                    volume.name
+                ));
             }
             for door in shown.doors.iter().filter(|door| !door.open) {
                 problems.push(format!(

@@ -3,14 +3,16 @@
 use std::time::Instant;
 
 use api::ApiError;
-use api::pool::{Changed, CreateVolume, JobKind, Migrate, OnNode, REPLICAS_MAX, Verify};
+use api::control::VolumeSettings;
+use api::pool::{Changed, CreateVolume, JobKind, Migrate, OnNode, REPLICAS_MAX, SetVolume, Verify};
 use migrate::desired::{Life, Placement, VolumeDesired};
 use migrate::job::Phase;
 use migrate::place::{HostRoom, Request, VgRoom, choose};
-use model::{Bytes, Mode, NodeId, SizeError, VolumeId, VolumeName, VolumeSize};
+use model::{Bytes, NodeId, SizeError, VolumeId, VolumeName, VolumeSize};
 
 use super::Leader;
 use super::jobs::{CHECKSUM_PHASE, refusal};
+use super::settings::settings;
 use super::view::View;
 use crate::catalog::Tx;
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
@@ -27,14 +29,6 @@ impl Leader {
         let name =
             VolumeName::new(&request.name).map_err(|error| about(ApiError::usage(error.to_string())))?;
         let size = VolumeSize::new(request.size_bytes).map_err(|error| about(size_refusal(&error)))?;
-        let mode = Mode::default().to_string();
-        if request.mode.as_ref().is_some_and(|wanted| *wanted != mode) {
-            let wanted = request.mode.as_deref().unwrap_or_default();
-            return Err(about(
-                ApiError::usage(format!("the mode `{wanted}` is not known"))
-                    .hint(format!("use `--mode {mode}`")),
-            ));
-        }
         let replicas = request
             .replicas
             .map_or(request.on.len().max(1), |replicas| replicas as usize);
@@ -52,6 +46,13 @@ impl Leader {
                 ApiError::usage(message).hint("name one node for each replica with --on"),
             ));
         }
+        let how = SetVolume {
+            mode: request.mode.clone(),
+            lag_millis_max: request.lag_millis_max,
+            lag_bytes_max: request.lag_bytes_max,
+            ..SetVolume::default()
+        };
+        let settings = settings(&VolumeSettings::default(), &how, replicas).map_err(about)?;
         let snapshot = self.inventory.snapshot();
         self.change(request.dry_run, |tx| {
             if tx
@@ -98,7 +99,7 @@ impl Leader {
                 leaving: Vec::new(),
                 doors: Vec::new(),
             };
-            let volume = VolumeRecord::new(&desired, &mode);
+            let volume = VolumeRecord::new(&desired, settings);
             let steps = describe_birth(&desired);
             tx.event(&object, format!("is wanted with {size} and {replicas} replicas"))?;
             let job = JobRecord::new(JobKind::Create, &volume, Phase::Start.word());
@@ -311,7 +312,12 @@ impl Leader {
         Ok(places.remove(0))
     }
 
-    fn rooms(&self, tx: &Tx, snapshot: &Snapshot, volume: Option<&VolumeDesired>) -> Vec<HostRoom> {
+    pub(super) fn rooms(
+        &self,
+        tx: &Tx,
+        snapshot: &Snapshot,
+        volume: Option<&VolumeDesired>,
+    ) -> Vec<HostRoom> {
         let view = View {
             leader: &self.node,
             records: &tx.records,
@@ -353,7 +359,7 @@ impl Leader {
     }
 
     /// A replica may go only if another one is whole and reachable: the one that goes may be the only good one.
-    fn keeps_a_whole_replica(
+    pub(super) fn keeps_a_whole_replica(
         &self,
         volume: &VolumeRecord,
         leaves: &str,
@@ -442,7 +448,7 @@ fn describe_birth(desired: &VolumeDesired) -> Vec<String> {
     desired.members.iter().map(step).collect()
 }
 
-fn no_room(why: &str, size: VolumeSize) -> ApiError {
+pub(super) fn no_room(why: &str, size: VolumeSize) -> ApiError {
     ApiError::refused(format!(
         "there is no place for {size} ({} bytes): {why}",
         size.bytes()

@@ -2,7 +2,7 @@
 
 use api::pool::{Job, JobKind, JobState};
 use migrate::desired::Placement;
-use migrate::job::Work;
+use migrate::job::{Phase, Work};
 use model::NodeId;
 
 use super::{CHECKSUM_PHASE, ORDER_PHASE};
@@ -62,7 +62,12 @@ impl JobRecord {
                 from: node(&self.from)?,
                 to: to()?,
             }),
-            JobKind::Verify | JobKind::TakeOver | JobKind::Secondary => None,
+            JobKind::Replicas => Some(Work::Replicas),
+            JobKind::Verify
+            | JobKind::TakeOver
+            | JobKind::Secondary
+            | JobKind::Invalidate
+            | JobKind::FakeSync => None,
         })
     }
 
@@ -73,6 +78,9 @@ impl JobRecord {
                 .iter()
                 .map(|phase| phase.word().to_owned())
                 .collect(),
+            Ok(None) if self.kind == JobKind::Invalidate => {
+                vec![ORDER_PHASE.to_owned(), Phase::Sync.word().to_owned()]
+            }
             Ok(None) if self.order.is_some() => vec![ORDER_PHASE.to_owned()],
             Ok(None) | Err(_) => vec![CHECKSUM_PHASE.to_owned()],
         }

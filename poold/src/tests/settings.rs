@@ -1,0 +1,170 @@
+//! How a volume is replicated, and what stands still: wishes that reach every marsd, also one that was down.
+
+use api::ErrorKind::{Refused, Usage};
+use api::control::{ModeSpec, SwitchWord};
+use api::pool::{JobKind, OnNode, SetVolume, SwitchVolume};
+
+use super::*;
+
+fn switch(switch: SwitchWord, on: bool, node: Option<&str>) -> SwitchVolume {
+    SwitchVolume {
+        switch,
+        on,
+        node: node.map(str::to_owned),
+        dry_run: false,
+    }
+}
+
+fn on(node: &str) -> OnNode {
+    OnNode {
+        node: node.to_owned(),
+        dry_run: false,
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn switches_stay_as_wished_over_restarts_and_reach_a_marsd_that_was_down() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    let dry = SwitchVolume {
+        dry_run: true,
+        ..switch(SwitchWord::Replay, false, None)
+    };
+    assert_eq!(client.volume_switch("web", &dry).await.unwrap().steps.len(), 2);
+    assert!(world.paused("b").is_empty());
+    client
+        .volume_switch("web", &switch(SwitchWord::Replay, false, Some("b")))
+        .await
+        .unwrap();
+    assert_eq!(world.paused("b"), [SwitchWord::Replay]);
+    assert!(world.paused("a").is_empty());
+    let again = client
+        .volume_switch("web", &switch(SwitchWord::Replay, false, Some("b")))
+        .await
+        .unwrap();
+    assert!(again.steps[0].contains("nothing"), "{again:?}");
+    let down = client
+        .volume_switch("web", &switch(SwitchWord::All, false, None))
+        .await
+        .unwrap_err();
+    assert_eq!(down.kind, Refused, "{down:?}");
+    hosts[1].stop_marsd();
+    until(&client, async || {
+        client.node("b").await.unwrap().state != NodeState::Online
+    })
+    .await;
+    let told = client
+        .volume_switch("web", &switch(SwitchWord::Fetch, false, Some("b")))
+        .await
+        .unwrap();
+    assert!(told.steps[0].contains("away"), "{told:?}");
+    hosts[0].kill().await;
+    hosts[0].boot().await;
+    hosts[1].start_marsd();
+    until(&client, async || world.paused("b").contains(&SwitchWord::Fetch)).await;
+    let shown = client.volume("web").await.unwrap();
+    let row = shown.replicas.iter().find(|row| row.node == "b").unwrap();
+    assert_eq!(row.paused, [SwitchWord::Fetch, SwitchWord::Replay]);
+    client
+        .volume_switch("web", &switch(SwitchWord::All, true, None))
+        .await
+        .unwrap();
+    assert!(world.paused("b").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mode_is_kept_and_follows_the_primary() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let hosts = pool("abc", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    let set = |mode: &str, flush_replicas| SetVolume {
+        mode: Some(mode.to_owned()),
+        flush_replicas,
+        lag_millis_max: Some(5000),
+        ..SetVolume::default()
+    };
+    for bad in [set("fast", None), set("sync", Some(2)), set("async", Some(1))] {
+        let error = client.volume_set("web", &bad).await.unwrap_err();
+        assert_eq!(error.kind, Usage, "{error:?}");
+        assert!(error.hint.is_some(), "{error:?}");
+    }
+    client.volume_set("web", &set("sync", None)).await.unwrap();
+    let wanted = ModeSpec::Sync { replicas: 1 };
+    until(&client, async || world.settings("a").mode == wanted).await;
+    let shown = client.volume("web").await.unwrap();
+    assert_eq!((shown.mode.as_str(), shown.settings.mode), ("sync", wanted));
+    // Whatever a marsd is told by others, the wish wins.
+    world.forget_settings();
+    until(&client, async || world.settings("a").lag_millis_max == Some(5000)).await;
+    let more = SetVolume {
+        replicas: Some(3),
+        mode: Some("near-sync".to_owned()),
+        flush_replicas: Some(2),
+        ..SetVolume::default()
+    };
+    let job = client.volume_set("web", &more).await.unwrap().job.unwrap();
+    let job = finish(&client, &job, JobState::Done).await;
+    assert_eq!(job.kind, JobKind::Replicas);
+    assert_eq!(world.replicas(), "Abc");
+    let fewer = SetVolume {
+        replicas: Some(1),
+        ..SetVolume::default()
+    };
+    let error = client.volume_set("web", &fewer).await.unwrap_err();
+    assert_eq!(error.kind, Usage, "the mode waits for two: {error:?}");
+    let fewer = SetVolume {
+        mode: Some("async".to_owned()),
+        ..fewer
+    };
+    let job = client.volume_set("web", &fewer).await.unwrap().job.unwrap();
+    finish(&client, &job, JobState::Done).await;
+    assert_eq!(world.replicas(), "A");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replica_is_invalidated_and_one_is_called_whole() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    let error = client.volume_invalidate("web", &on("a")).await.unwrap_err();
+    assert_eq!(error.kind, Refused, "{error:?}");
+    let job = client
+        .volume_invalidate("web", &on("b"))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    in_phase(&client, &job, "sync").await;
+    world.sync_to(100.0);
+    finish(&client, &job, JobState::Done).await;
+    let whole = client.volume_fake_sync("web", &on("b")).await;
+    until(&client, async || {
+        client.volume("web").await.unwrap().state == "uptodate"
+    })
+    .await;
+    drop(whole);
+    world.sync_to(50.0);
+    until(&client, async || {
+        client.volume("web").await.unwrap().state == "syncing"
+    })
+    .await;
+    let job = client
+        .volume_fake_sync("web", &on("b"))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    finish(&client, &job, JobState::Done).await;
+    until(&client, async || {
+        let shown = client.volume("web").await.unwrap();
+        shown.replicas.iter().any(|row| row.node == "b" && row.faked)
+    })
+    .await;
+}
