@@ -99,6 +99,13 @@ fn head(status: &Status, output: Output) -> String {
         .iter()
         .filter(|node| node.state == NodeState::Online)
         .count();
+    if let Some(node) = &status.seen_from {
+        return format!(
+            "{}: {}, its catalog cannot be reached; this is what node {node} alone knows",
+            output.bold(&format!("pool {}", status.pool)),
+            output.state(state),
+        );
+    }
     let free: u64 = status.nodes.iter().map(|node| node.free_bytes).sum();
     let size: u64 = status.nodes.iter().map(|node| node.size_bytes).sum();
     format!(
@@ -185,6 +192,9 @@ fn verdict(status: &Status, output: Output) -> String {
 
 /// The command that helps most now: a host that is away explains its replicas, so hosts come first.
 fn next(status: &Status) -> Option<String> {
+    if status.seen_from.is_some() {
+        return Some("on the host that holds the catalog: systemctl status poold".to_owned());
+    }
     if let Some(node) = status.nodes.iter().find(|node| node.state != NodeState::Online) {
         let daemon = if node.state == NodeState::MarsdDown {
             "marsd"

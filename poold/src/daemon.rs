@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::Context;
-use api::pool::{Changed, JoinPool, JoinRequest, PoolInfo, PoolInit};
+use api::pool::{Changed, JoinPool, JoinRequest, PoolInfo, PoolInit, Status};
 use api::{ApiError, Client, ErrorKind};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -24,7 +24,7 @@ use crate::http::{routes, serve};
 use crate::leader::Leader;
 use crate::tls::{self, Authority, CATALOG_NAME, Credentials};
 use crate::token::{FRESH_TOKEN_HINT, JoinToken};
-use crate::{clock, token};
+use crate::{clock, local, token};
 
 /// What a daemon is to its pool.
 #[derive(Clone)]
@@ -179,6 +179,18 @@ impl Daemon {
             address: self.address(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
         }
+    }
+
+    /// `status`, as far as this host can tell while the catalog's holder is away.
+    pub async fn status_from_here(&self, follower: &Follower, why: &ApiError) -> Status {
+        let own = local::Own {
+            pool: follower.pool.clone(),
+            node: self.config.node.clone(),
+            address: self.address(),
+            peer_address: self.config.marsd_peer.clone(),
+        };
+        let marsd = Marsd::new(&self.config.marsd_control);
+        local::status(&own, marsd.status().await, why)
     }
 
     /// `pool init`.

@@ -96,7 +96,15 @@ pub async fn answer(daemon: Arc<Daemon>, router: Router, caller: Caller, mut req
     if let (Role::Follower(follower), Caller::Local) = (&role, &caller)
         && !is_own(&path)
     {
-        return pass_on(&follower.client, request).await;
+        let asks_status = request.method() == Method::GET && path == "/v1/status";
+        return match pass_on(&follower.client, request).await {
+            Ok(response) => response,
+            // The catalog is away, but this host can still tell how its own part stands.
+            Err(error) if asks_status && is_away(error.kind) => {
+                Answer(daemon.status_from_here(follower, &error).await).into_response()
+            }
+            Err(error) => Refusal(error).into_response(),
+        };
     }
     request.extensions_mut().insert(caller);
     match router.oneshot(request).await {
@@ -149,7 +157,11 @@ fn allowed(role: &Role, caller: &Caller, method: &Method, path: &str) -> Result<
     }
 }
 
-async fn pass_on(client: &api::Client, request: Request) -> Response {
+fn is_away(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::Unavailable | ErrorKind::TimedOut)
+}
+
+async fn pass_on(client: &api::Client, request: Request) -> Result<Response, ApiError> {
     let method = request.method().clone();
     let path = request
         .uri()
@@ -161,18 +173,15 @@ async fn pass_on(client: &api::Client, request: Request) -> Response {
         let patience = crate::leader::WAIT_MAX * 3;
         client.raw(method, &path, body, &[], patience).await
     };
-    match answered.await {
-        Ok(answer) => {
-            let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-            respond(status, answer.body)
+    let answer = answered.await.map_err(|error| {
+        if !is_away(error.kind) {
+            return error;
         }
-        Err(error) if error.kind == ErrorKind::Unavailable => {
-            let message = format!("the pool's catalog cannot be reached: {}", error.message);
-            Refusal(ApiError { message, ..error }.hint("bring the host that holds the catalog back"))
-                .into_response()
-        }
-        Err(error) => Refusal(error).into_response(),
-    }
+        let message = format!("the pool's catalog cannot be reached: {}", error.message);
+        ApiError { message, ..error }.hint("bring the host that holds the catalog back")
+    })?;
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    Ok(respond(status, answer.body))
 }
 
 async fn read_body(request: Request) -> Result<bytes::Bytes, ApiError> {

@@ -12,6 +12,7 @@ pub mod host;
 pub mod http;
 pub mod inventory;
 pub mod leader;
+pub mod local;
 pub mod notify;
 pub mod tls;
 pub mod token;

@@ -21,6 +21,8 @@ pub struct Status {
     pub pool: String,
     /// In one word; `poolctl status` ends with 7 when degraded.
     pub state: PoolState,
+    /// The node whose marsd alone says all this, because the catalog cannot be reached; `null` when the catalog does.
+    pub seen_from: Option<String>,
     /// What is wrong, one sentence each.
     pub problems: Vec<String>,
     /// By name.

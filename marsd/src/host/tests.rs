@@ -267,7 +267,7 @@ async fn an_invalidated_replica_begins_anew_and_a_primary_does_not() {
     b.wait("b has everything", |replica| {
         replica.state == "uptodate" && replica.written_back_lsn >= end
     })
-        .await;
+    .await;
     assert_eq!(a.checksum().await, b.checksum().await);
 }
 

@@ -634,6 +634,7 @@ async fn status(State(fake): State<Fake>) -> Answer<Status> {
         } else {
             PoolState::Healthy
         },
+        seen_from: None,
         problems: problem.into_iter().map(str::to_owned).collect(),
         nodes: the_nodes(fake.scene),
         volumes,

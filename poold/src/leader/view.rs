@@ -93,6 +93,7 @@ impl Leader {
                 } else {
                     PoolState::Degraded
                 },
+                seen_from: None,
                 problems,
                 nodes,
                 volumes,

@@ -234,3 +234,22 @@ async fn a_host_that_moved_tells_the_catalog_and_its_peers_hear_of_it() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_tells_what_it_knows_while_the_catalog_is_away() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("ab", &world).await;
+    create(&hosts[0].client, "web", 2).await;
+    hosts[0].kill().await;
+    let status = hosts[1].client.status().await.unwrap();
+    assert_eq!(status.seen_from.as_deref(), Some("b"));
+    assert_eq!(status.state, api::pool::PoolState::Degraded);
+    assert!(status.problems[0].contains("catalog"), "{status:?}");
+    let web = &status.volumes[0];
+    assert_eq!((web.name.as_str(), web.replicas.len()), ("web", 2));
+    let own = web.replicas.iter().find(|row| row.node == "b").unwrap();
+    assert_eq!(own.state, "uptodate");
+    let error = hosts[1].client.volumes().await.unwrap_err();
+    assert_eq!(error.kind, api::ErrorKind::Unavailable, "{error:?}");
+}
