@@ -20,8 +20,8 @@ use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
     AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList,
     IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList,
-    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, SCHEMA, SetVolume, Status, SwitchVolume, Token, Verify,
-    Versioned, VgList, Volume, VolumeList, VolumeLog,
+    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, SCHEMA, SetLimits, SetVolume, Status, SwitchVolume,
+    Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -177,6 +177,11 @@ impl Client {
     /// Change how a volume is replicated, while it is in use.
     pub async fn volume_set(&self, name: &str, request: &SetVolume) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/set"), request).await
+    }
+
+    /// Change how much of the network a volume may take.
+    pub async fn volume_limits(&self, name: &str, request: &SetLimits) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/limits"), request).await
     }
 
     /// Stop something at replicas, or let it go on.

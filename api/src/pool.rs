@@ -21,7 +21,7 @@ pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
     Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRow, MakePrimary, OnNode,
-    ReplicaRow, SetVolume, SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
+    ReplicaRow, SetLimits, SetVolume, SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
 };
 
 use serde::{Deserialize, Serialize};

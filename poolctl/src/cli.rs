@@ -9,6 +9,7 @@ use model::{SizeError, VolumeSize, parse_size};
 use crate::completion::{CompletionArgs, ManArgs};
 use crate::events::EventsArgs;
 use crate::job::JobCommand;
+use crate::limit::LimitCommand;
 use crate::migrate::MigrateArgs;
 use crate::node::NodeCommand;
 use crate::pool::PoolCommand;
@@ -82,6 +83,9 @@ pub enum Command {
     /// Volumes: replicated block devices
     #[command(subcommand)]
     Volume(VolumeCommand),
+    /// Limits: how much of the network a volume takes
+    #[command(subcommand)]
+    Limit(LimitCommand),
     #[command(name = "migrate")]
     Migrate(MigrateArgs),
     /// Long work: what runs, what ran

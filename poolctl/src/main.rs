@@ -5,6 +5,7 @@ mod completion;
 mod error;
 mod events;
 mod job;
+mod limit;
 mod migrate;
 mod node;
 mod output;

@@ -11,7 +11,7 @@ use clap::error::ErrorKind as ClapKind;
 use crate::cli::{Cli, Command};
 use crate::error::{Ending, report};
 use crate::output::Output;
-use crate::{completion, events, job, migrate, node, pool, status, vg, volume};
+use crate::{completion, events, job, limit, migrate, node, pool, status, vg, volume};
 
 /// What every command needs.
 #[derive(Clone, Debug)]
@@ -50,6 +50,7 @@ async fn run(cli: Cli, output: Output) -> Result<Ending, ApiError> {
         Command::Node(command) => node::run(command, &context).await,
         Command::Vg(command) => vg::run(command, &context).await,
         Command::Volume(command) => volume::run(command, &context).await,
+        Command::Limit(command) => limit::run(command, &context).await,
         Command::Migrate(args) => migrate::run(args, &context).await,
         Command::Job(command) => job::run(command, &context).await,
         Command::Status(args) => status::run(args, &context).await,

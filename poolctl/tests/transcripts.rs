@@ -161,6 +161,7 @@ fn help_is_told_on_stdout_and_names_every_noun() {
         "node",
         "vg",
         "volume",
+        "limit",
         "migrate",
         "job",
         "status",

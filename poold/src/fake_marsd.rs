@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::control::{
     BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
-    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, SwitchWord, VolumeSettings,
-    VolumeStatus,
+    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, SwitchWord, VolumeLimits,
+    VolumeSettings, VolumeStatus,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -49,6 +49,7 @@ struct Replica {
     disk: String,
     epoch: u32,
     settings: VolumeSettings,
+    limits: VolumeLimits,
     paused: Vec<SwitchWord>,
     faked: bool,
 }
@@ -99,6 +100,13 @@ impl World {
     pub fn settings(&self, node: &str) -> VolumeSettings {
         self.replica(node)
             .map(|replica| replica.settings)
+            .unwrap_or_default()
+    }
+
+    /// The limits that a host's replica lives by.
+    pub fn limits(&self, node: &str) -> VolumeLimits {
+        self.replica(node)
+            .map(|replica| replica.limits)
             .unwrap_or_default()
     }
 
@@ -288,6 +296,7 @@ impl Host {
                     disk,
                     epoch,
                     settings: VolumeSettings::default(),
+                    limits: VolumeLimits::default(),
                     paused: Vec::new(),
                     faked: false,
                 });
@@ -361,8 +370,9 @@ impl Host {
                     to_lsn: if busy { 101 } else { 100 },
                 });
             }
-            Call::VolumeLimits { .. } => {
-                return Err((ControlErrorKind::Refused, "it stays as it is"));
+            Call::VolumeLimits { volume, limits } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.limits = limits;
             }
             Call::VolumeSettings { volume, settings } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
@@ -474,6 +484,7 @@ impl Host {
                     committed_lsn: 100,
                     appended_lsn: 100,
                     settings: replica.settings,
+                    limits: replica.limits,
                     paused: replica.paused.clone(),
                     faked: replica.faked,
                     chain_digest: "c".repeat(32),

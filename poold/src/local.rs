@@ -99,6 +99,7 @@ fn volume(own: &Own, known: &VolumeStatus) -> Volume {
         size_bytes: known.size_bytes,
         mode: mode_word(&settings.mode).to_owned(),
         settings,
+        limits: here.map(|replica| replica.limits).unwrap_or_default(),
         short_seconds: here.and_then(|replica| replica.short_seconds),
         late_seconds: here.and_then(|replica| replica.late_seconds),
         state: SEVERITY[worst.unwrap_or_default()].to_string(),

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::VgKind;
 use crate::ApiError;
-use crate::control::{BirthKind, DoorSpec, HostStatus, Member, SwitchWord, VolumeSettings};
+use crate::control::{BirthKind, DoorSpec, HostStatus, Member, SwitchWord, VolumeLimits, VolumeSettings};
 
 /// All that an agent has to do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,6 +114,11 @@ pub enum Action {
     Settings {
         /// All of them.
         settings: VolumeSettings,
+    },
+    /// Let the volume take no more of the network than this; of the primary.
+    Limits {
+        /// All of them.
+        limits: VolumeLimits,
     },
     /// Stop something at the replica, or let it go on.
     Switch {

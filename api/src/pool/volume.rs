@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{SwitchWord, VolumeSettings};
+use crate::control::{SwitchWord, VolumeLimits, VolumeSettings};
 
 /// `volume create`. Returns a job.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -76,6 +76,20 @@ pub struct SetVolume {
     /// How many replicas, 1 to 8; the planner chooses where.
     #[serde(default)]
     pub replicas: Option<u32>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `limit set`: what is absent stays as it is, 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetLimits {
+    /// Log sent to replicas.
+    #[serde(default)]
+    pub ship_bytes_per_second: Option<u64>,
+    /// Contents sent in full syncs and repairs.
+    #[serde(default)]
+    pub sync_bytes_per_second: Option<u64>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -192,6 +206,8 @@ pub struct Volume {
     pub mode: String,
     /// The mode with its figures, and when a lag is alarming; as wished, the primary may not have heard of it yet.
     pub settings: VolumeSettings,
+    /// How much of the network it may take; as wished.
+    pub limits: VolumeLimits,
     /// Since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait; `null` when enough do.
     pub short_seconds: Option<f64>,
     /// Since when the replicas are further behind than allowed; `null` when they are not.

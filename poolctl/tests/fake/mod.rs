@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use api::control::{ModeSpec, SwitchWord, VolumeSettings};
+use api::control::{ModeSpec, SwitchWord, VolumeLimits, VolumeSettings};
 use api::error::{ApiError, ErrorBody, ErrorKind};
 use api::pool::*;
 use axum::Json;
@@ -206,6 +206,7 @@ async fn verb(
         ("primary", _) => good(change("volume web", &body, Some("3"))),
         ("set", _) if body["replicas"].is_null() => good(change("volume web", &body, None)),
         ("set", _) => good(change("volume web", &body, Some("14"))),
+        ("limits", _) => good(change("volume web", &body, None)),
         ("switch", _) => good(change("volume web", &body, None)),
         ("invalidate", Some("a")) => {
             let error = ApiError::refused("node a is the volume's primary: its contents are the volume");
@@ -363,6 +364,10 @@ fn the_volume(scene: Scene) -> Volume {
         size_bytes: 16 << 30,
         mode: "async".to_owned(),
         settings: VolumeSettings::default(),
+        limits: VolumeLimits {
+            ship_bytes_per_second: None,
+            sync_bytes_per_second: Some(100 << 20),
+        },
         short_seconds: None,
         late_seconds: None,
         state: "uptodate".to_owned(),

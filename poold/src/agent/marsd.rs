@@ -119,6 +119,10 @@ impl Marsd {
                 volume,
                 settings: *settings,
             },
+            Action::Limits { limits } => Call::VolumeLimits {
+                volume,
+                limits: *limits,
+            },
             Action::Switch { switch, on } => Call::VolumeSwitch {
                 volume,
                 switch: *switch,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::ApiError;
-use api::control::{SwitchWord, VolumeSettings};
+use api::control::{SwitchWord, VolumeLimits, VolumeSettings};
 use api::pool::agent::Order;
 use api::pool::{JobKind, JobState, VerifyReport, VgKind};
 use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
@@ -156,6 +156,8 @@ pub struct VolumeRecord {
     pub size_bytes: u64,
     /// How it is replicated.
     pub settings: VolumeSettings,
+    /// How much of the network it may take.
+    pub limits: VolumeLimits,
     /// What an operator has stopped at its replicas, by host.
     pub paused: BTreeMap<String, BTreeSet<SwitchWord>>,
     /// Grows with every change of what should be.
@@ -194,6 +196,7 @@ impl VolumeRecord {
             name: desired.name.to_string(),
             size_bytes: desired.size.bytes(),
             settings,
+            limits: VolumeLimits::default(),
             paused: BTreeMap::new(),
             generation: 0,
             life: LifeRecord::New,

@@ -81,13 +81,16 @@ impl Leader {
         let winner = able(volume, to, snapshot, now)?;
         let before = snapshot.primary(&volume.id, now);
         if let Some((from, primary)) = before.filter(|(from, _)| from != to) {
-            let connected = primary.peers.iter().any(|peer| {
-                peer.node == *to
-                    && matches!(
-                        replica_state(&peer.state),
-                        ReplicaState::Uptodate | ReplicaState::Behind
-                    )
-            });
+            // Reports are a second old at most; of two that disagree, the one that misses the other is newer.
+            let misses = replica_state(&winner.state) == ReplicaState::Unreachable;
+            let connected = !misses
+                && primary.peers.iter().any(|peer| {
+                    peer.node == *to
+                        && matches!(
+                            replica_state(&peer.state),
+                            ReplicaState::Uptodate | ReplicaState::Behind
+                        )
+                });
             if connected {
                 let message =
                     format!("node {from} is primary and connected to node {to}: nothing has to be forced");

@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use api::control::{ModeSpec, SwitchWord, VolumeSettings};
+use api::control::{ModeSpec, SwitchWord, VolumeLimits, VolumeSettings};
 use api::pool::agent::{Action, Order, Step};
-use api::pool::{Changed, JobKind, OnNode, REPLICAS_MAX, SetVolume, SwitchVolume};
+use api::pool::{Changed, JobKind, OnNode, REPLICAS_MAX, SetLimits, SetVolume, SwitchVolume};
 use api::{ApiError, ErrorKind};
 use migrate::job::Phase;
 use migrate::place::{Request, choose};
@@ -23,6 +23,9 @@ const FLUSH_WAIT_MILLIS: u32 = 200;
 
 /// How long a switch may take to be seen as wished on the hosts that are there.
 const SWITCH_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Below this many bytes per second a volume would stand still.
+const RATE_MIN: u64 = 64 << 10;
 
 /// The four that `all` stands for.
 const SWITCHES: [SwitchWord; 4] = [
@@ -63,10 +66,14 @@ pub fn settings_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> V
                 add(&place.node, Action::Switch { switch, on });
             }
         }
-        if let Some((node, replica)) = snapshot.primary(&volume.id, now)
-            && replica.settings != volume.settings
-        {
-            let settings = volume.settings;
+        let Some((node, replica)) = snapshot.primary(&volume.id, now) else {
+            continue;
+        };
+        let (settings, limits) = (volume.settings, volume.limits);
+        if replica.limits != limits {
+            add(node, Action::Limits { limits });
+        }
+        if replica.settings != settings {
             add(node, Action::Settings { settings });
         }
     }
@@ -286,6 +293,63 @@ impl Leader {
         tx.put(volume.clone())?;
         let job = JobRecord::new(JobKind::Replicas, &volume, Phase::Sync.word());
         self.begin(tx, dry_run, &volume, job, steps)
+    }
+
+    /// `limit set`.
+    pub fn volume_limits(&self, name: &str, request: &SetLimits) -> Result<Changed, ApiError> {
+        let object = format!("volume {name}");
+        for rate in [request.ship_bytes_per_second, request.sync_bytes_per_second] {
+            if rate.is_some_and(|rate| rate > 0 && rate < RATE_MIN) {
+                return Err(ApiError::usage(format!(
+                    "less than {} each second is no rate at which anything comes to an end",
+                    model::Bytes(RATE_MIN)
+                ))
+                .hint("give more, or pause it: `poolctl volume pause`")
+                .object(object));
+            }
+        }
+        self.change(request.dry_run, |tx| {
+            let mut volume = tx.records.volume(name)?.clone();
+            if volume.life == LifeRecord::Deleting {
+                return Err(refusal(&migrate::Unsafe::Deleting, name));
+            }
+            let limit = |before: Option<u64>, asked: Option<u64>| {
+                asked.map_or(before, |rate| Some(rate).filter(|rate| *rate > 0))
+            };
+            let next = VolumeLimits {
+                ship_bytes_per_second: limit(
+                    volume.limits.ship_bytes_per_second,
+                    request.ship_bytes_per_second,
+                ),
+                sync_bytes_per_second: limit(
+                    volume.limits.sync_bytes_per_second,
+                    request.sync_bytes_per_second,
+                ),
+            };
+            let rate = |rate: Option<u64>| {
+                rate.map_or("as fast as it goes".to_owned(), |rate| {
+                    format!("{}/s at most", model::Bytes(rate))
+                })
+            };
+            let mut steps = vec!["nothing: it is so already".to_owned()];
+            if next != volume.limits {
+                steps = vec![
+                    format!("log is shipped {}", rate(next.ship_bytes_per_second)),
+                    format!("full syncs are sent {}", rate(next.sync_bytes_per_second)),
+                ];
+                volume.limits = next;
+                volume.generation += 1;
+                tx.event(&object, steps.join("; "))?;
+                tx.put(volume.clone())?;
+            }
+            Ok(Changed {
+                object: object.clone(),
+                dry_run: request.dry_run,
+                generation: volume.generation,
+                steps,
+                ..Changed::default()
+            })
+        })
     }
 
     /// `volume pause`, `resume`, `up`, `down`, and the replica's own `attach` and `detach`.

@@ -178,6 +178,7 @@ impl View<'_> {
             size_bytes: volume.size_bytes,
             mode: mode_word(&volume.settings.mode).to_owned(),
             settings: volume.settings,
+            limits: volume.limits,
             short_seconds: primary.and_then(|(_, replica)| replica.short_seconds),
             late_seconds: primary.and_then(|(_, replica)| replica.late_seconds),
             state,

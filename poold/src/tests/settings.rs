@@ -2,7 +2,7 @@
 
 use api::ErrorKind::{Refused, Usage};
 use api::control::{ModeSpec, SwitchWord};
-use api::pool::{JobKind, OnNode, SetVolume, SwitchVolume};
+use api::pool::{JobKind, OnNode, SetLimits, SetVolume, SwitchVolume};
 
 use super::*;
 
@@ -98,6 +98,21 @@ async fn a_mode_is_kept_and_follows_the_primary() {
     until(&client, async || world.settings("a").mode == wanted).await;
     let shown = client.volume("web").await.unwrap();
     assert_eq!((shown.mode.as_str(), shown.settings.mode), ("sync", wanted));
+    let slow = SetLimits {
+        sync_bytes_per_second: Some(1 << 20),
+        ..SetLimits::default()
+    };
+    client.volume_limits("web", &slow).await.unwrap();
+    until(&client, async || {
+        world.limits("a").sync_bytes_per_second == Some(1 << 20)
+    })
+    .await;
+    let crawl = SetLimits {
+        ship_bytes_per_second: Some(1),
+        ..SetLimits::default()
+    };
+    let error = client.volume_limits("web", &crawl).await.unwrap_err();
+    assert_eq!(error.kind, Usage, "{error:?}");
     // Whatever a marsd is told by others, the wish wins.
     world.forget_settings();
     until(&client, async || world.settings("a").lag_millis_max == Some(5000)).await;
