@@ -117,6 +117,30 @@ pub enum Call {
         /// Volume id.
         volume: String,
     },
+    /// Compare all replicas while guests write; asked of the primary, answered once that is durably begun. The status says how
+    /// it goes. While a comparison is under way, it only takes the new settings.
+    VolumeVerify {
+        /// Volume id.
+        volume: String,
+        /// Copy from the primary what differs.
+        #[serde(default)]
+        repair: bool,
+        /// Bytes to compare in a second at most; as fast as it goes when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        bytes_per_second_max: Option<u64>,
+    },
+    /// End the comparison, if one is under way; asked of the primary.
+    VolumeVerifyCancel {
+        /// Volume id.
+        volume: String,
+    },
+    /// Compress what is written to the log from now on, or not; asked of the primary, which tells the others.
+    VolumeCompression {
+        /// Volume id.
+        volume: String,
+        /// Whether.
+        compressed: bool,
+    },
     /// These decisions hold for the volume from now on; asked of the primary, which tells the others.
     VolumeSettings {
         /// Volume id.
@@ -446,6 +470,15 @@ pub struct ReplicaStatus {
     /// How much of the network the volume may take.
     #[serde(default)]
     pub limits: VolumeLimits,
+    /// Whether the log is compressed.
+    #[serde(default)]
+    pub compressed: bool,
+    /// When this replica was last found equal to the others.
+    #[serde(default)]
+    pub verified: Option<VerifiedStatus>,
+    /// As primary: the comparison under way, or the last one.
+    #[serde(default)]
+    pub verify: Option<VerifyStatus>,
     /// What a full sync here settles lately.
     #[serde(default)]
     pub sync_bytes_per_second: u64,
@@ -463,6 +496,71 @@ pub struct ReplicaStatus {
     /// Members whose history has parted from the one here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub split_brain: Vec<SplitBrainStatus>,
+}
+
+/// When a comparison began that found a replica equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedStatus {
+    /// End of the log at that moment.
+    pub from_lsn: u64,
+    /// Wall clock of the primary at that moment, in seconds since 1970.
+    pub unix_seconds: u64,
+}
+
+/// A comparison of all replicas.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct VerifyStatus {
+    /// When it began.
+    pub began: VerifiedStatus,
+    /// How much of the volume is compared.
+    pub percent: f64,
+    /// Whether differences are repaired.
+    pub repair: bool,
+    /// Why it is over; absent while it goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<VerifyEndWord>,
+    /// The primary and everyone it is compared with.
+    pub nodes: Vec<VerifyNodeStatus>,
+    /// The first differences.
+    pub differences: Vec<DifferenceStatus>,
+}
+
+/// Why a comparison is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum VerifyEndWord {
+    /// Everything was compared.
+    Finished,
+    /// An operator ended it.
+    Cancelled,
+    /// The primary role moved.
+    RoleMoved,
+}
+
+/// What a comparison has found out about one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyNodeStatus {
+    /// Node name.
+    pub node: String,
+    /// It was away for too long, or had no version: its figures say nothing.
+    pub left_out: bool,
+    /// Length of the extents that were different.
+    pub different_bytes: u64,
+    /// Of these, length of those that are equal now.
+    pub repaired_bytes: u64,
+}
+
+/// Extents that were different on one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferenceStatus {
+    /// Node name.
+    pub node: String,
+    /// Where.
+    pub offset_bytes: u64,
+    /// How much.
+    pub length_bytes: u64,
+    /// Whether it is equal now.
+    pub repaired: bool,
 }
 
 /// Two histories that have parted: an operator must say which one is to live on.

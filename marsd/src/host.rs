@@ -10,6 +10,7 @@ mod settings;
 pub(crate) mod spec;
 mod status;
 mod switch;
+mod verify;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -248,6 +249,22 @@ impl Host {
             Call::VolumeChecksum { volume } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::Checksum).await)
+            }
+            Call::VolumeVerify {
+                volume,
+                repair,
+                bytes_per_second_max,
+            } => {
+                self.verify(volume_id(&volume)?, repair, bytes_per_second_max)
+                    .await
+            }
+            Call::VolumeVerifyCancel { volume } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                answered(handle.command(Command::VerifyCancel).await)
+            }
+            Call::VolumeCompression { volume, compressed } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                answered(handle.command(Command::SetCompression { compressed }).await)
             }
             Call::VolumeSettings { volume, settings } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;

@@ -275,7 +275,7 @@ impl Loop {
 }
 
 /// What the wall clock shows; 0 when it stands before 1970.
-fn unix_micros() -> u64 {
+pub(crate) fn unix_micros() -> u64 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
     since.map_or(0, |since| since.as_micros() as u64)
 }

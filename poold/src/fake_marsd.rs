@@ -374,6 +374,9 @@ impl Host {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.limits = limits;
             }
+            Call::VolumeVerify { .. } | Call::VolumeVerifyCancel { .. } | Call::VolumeCompression { .. } => {
+                return Err((ControlErrorKind::Refused, "it stays as it is"));
+            }
             Call::VolumeSettings { volume, settings } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.settings = settings;

@@ -91,6 +91,12 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         faked: status.faked,
         settings: super::settings::shown(&status.settings),
         limits: super::settings::limits_shown(&status.settings.limits),
+        compressed: status.settings.compressed,
+        verified: status.verified.map(super::verify::when),
+        verify: status
+            .verify
+            .as_ref()
+            .map(|run| super::verify::shown(run, size_bytes)),
         sync_bytes_per_second: status.sync_bytes_per_second,
         sync_seconds_left: seconds(status.sync_micros_left),
         short_seconds: seconds(status.short_micros),

@@ -1,7 +1,10 @@
 use std::net::TcpListener;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use api::control::{BirthKind, DoorSpec, HostStatus, ModeSpec, ReplicaStatus, SwitchWord, VolumeSettings};
+use api::control::{
+    BirthKind, DoorSpec, HostStatus, ModeSpec, ReplicaStatus, SwitchWord, VerifyEndWord, VolumeSettings,
+};
 use bytes::Bytes;
 use mars::GuestError;
 use model::SectorRange;
@@ -555,6 +558,62 @@ async fn an_identity_must_fit_together_and_survives() {
     assert_eq!(
         (status.node, status.peer_addr),
         (Some("a".to_owned()), Some(a.member.addr.clone()))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_byte_that_changed_on_a_disk_is_found_and_repaired() {
+    let pool = Pool::new();
+    let (a, b) = pair(&pool).await;
+    let volume = || ID.to_owned();
+    let compressed = true;
+    let compression = Call::VolumeCompression {
+        volume: volume(),
+        compressed,
+    };
+    a.call(compression).await.unwrap();
+    for n in 0..100u64 {
+        a.write(8 * n, n as u8).await;
+    }
+    b.wait("b is up to date", |replica| {
+        replica.state == "uptodate" && replica.compressed
+    })
+    .await;
+    let end = a.replica().await.appended_lsn;
+    b.wait("b has everything", |replica| replica.written_back_lsn >= end)
+        .await;
+    let disk = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open(b.disk())
+        .unwrap();
+    disk.write_all_at(&[0xee], 8 * 512 * 7 + 5).unwrap();
+    let (repair, bytes_per_second_max) = (true, None);
+    let verify = Call::VolumeVerify {
+        volume: volume(),
+        repair,
+        bytes_per_second_max,
+    };
+    a.call(verify).await.unwrap();
+    a.wait("everything is compared", |replica| {
+        replica.verify.as_ref().is_some_and(|run| run.ended.is_some())
+    })
+    .await;
+    let run = a.replica().await.verify.unwrap();
+    assert_eq!(run.ended, Some(VerifyEndWord::Finished));
+    let found: Vec<_> = run.differences.iter().collect();
+    assert!(
+        matches!(&found[..], [found] if found.node == "b" && found.offset_bytes == 0 && found.repaired),
+        "{run:?}"
+    );
+    let mut byte = [0];
+    disk.read_exact_at(&mut byte, 8 * 512 * 7 + 5).unwrap();
+    assert_eq!(byte, [7]);
+    b.wait("b remembers", |replica| replica.verified.is_some()).await;
+    let cancel = Call::VolumeVerifyCancel { volume: volume() };
+    assert!(
+        matches!(a.call(cancel).await, Ok(Outcome::Done)),
+        "useless, and harmless"
     );
 }
 
