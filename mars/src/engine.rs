@@ -443,7 +443,7 @@ impl Engine {
             Event::LinkUp { link, peer, dialled } => self.link_up(link, peer, dialled),
             Event::LinkDown { link, peer } => self.link_down(link, &peer),
             Event::Message { link, message } => self.message(link, message),
-            Event::Heard { epoch } => self.hear(epoch, None),
+            Event::Heard { epoch } => self.heard_at_a_door(epoch),
             Event::Command { id, command } => self.command(id, command),
             Event::LogRead { id, .. }
             | Event::LogReset { id }

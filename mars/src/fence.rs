@@ -257,6 +257,14 @@ impl Engine {
         }
     }
 
+    /// A door has met a primary of this epoch. Only a primary needs that: a replica that was just granted the role may be named to doors
+    /// before it hears of it, and must not leave the giver for that.
+    pub(crate) fn heard_at_a_door(&mut self, epoch: Epoch) {
+        if self.meta.role == Role::Primary {
+            self.hear(epoch, None);
+        }
+    }
+
     /// There is a newer primary: nobody is answered any more, and that this one is secondary becomes durable.
     fn fence(&mut self, epoch: Epoch, primary: Option<NodeId>) {
         let superseded = || CommandError::Superseded { epoch };

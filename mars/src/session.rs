@@ -438,6 +438,7 @@ impl Session {
             generation: self.generation,
             node: node.clone(),
             at_least,
+            epoch_seen: self.epoch_seen,
         });
         self.phase = Phase::Dialling { node };
     }

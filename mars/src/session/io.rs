@@ -65,6 +65,8 @@ pub enum Output {
         node: NodeId,
         /// The role was granted to it in this epoch: rather wait a moment for that than say no.
         at_least: Option<Epoch>,
+        /// The highest epoch seen so far, for the node to be told: one that is primary in an older term is one no more.
+        epoch_seen: Epoch,
     },
     /// End the connection, or the attempt; [`Input::Disconnected`] need not follow.
     Disconnect {

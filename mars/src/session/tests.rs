@@ -153,6 +153,7 @@ fn poll_connect(session: &mut Session) -> Option<(u64, NodeId, Option<Epoch>)> {
                 generation,
                 node,
                 at_least,
+                ..
             } => return Some((generation, node, at_least)),
             Output::Disconnect { .. } => {}
             other => panic!("unexpected {other:?}"),

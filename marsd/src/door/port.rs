@@ -42,6 +42,9 @@ pub trait PrimaryPort: Send + Sync + 'static {
     /// has been replaced does nothing more, and neither does one from an earlier time as primary.
     fn submit(&self, admission: &Admission, request: GuestRequest, done: Done);
 
+    /// Somebody has heard of this epoch: if it is of a newer term, a primary here is one no more.
+    fn heard(&self, epoch: Epoch);
+
     /// How the replica stands ([`mars::Engine::standing`] after each batch of events), and every change of it.
     fn standing(&self) -> watch::Receiver<Standing>;
 }

@@ -59,11 +59,12 @@ pub async fn serve(
     gates: &Gates,
 ) -> io::Result<()> {
     reader.set_idle(Some(SILENCE_MAX));
-    let at_least = match next(&mut reader, |f| ToPrimary::decode(f, size)).await? {
+    let (at_least, epoch_seen) = match next(&mut reader, |f| ToPrimary::decode(f, size)).await? {
         Some(ToPrimary::Enter {
             version: WIRE_VERSION,
             at_least,
-        }) => at_least,
+            epoch_seen,
+        }) => (at_least, epoch_seen),
         Some(ToPrimary::Enter { version, .. }) => {
             let text =
                 format!("the door speaks version {version}, we speak {WIRE_VERSION}: update the older host");
@@ -77,6 +78,7 @@ pub async fn serve(
         }
         None => return Ok(()),
     };
+    port.heard(epoch_seen);
     let patience = if at_least.is_some() {
         PATIENCE
     } else {
@@ -213,6 +215,7 @@ pub async fn enter(
     member: &Member,
     hello: DoorHello,
     at_least: Option<Epoch>,
+    epoch_seen: Epoch,
 ) -> Result<(Epoch, FrameReader, FrameWriter), EnterError> {
     let entering = async {
         let (mut reader, mut writer) = dialer.dial_door(member, hello).await?;
@@ -221,6 +224,7 @@ pub async fn enter(
                 &ToPrimary::Enter {
                     version: WIRE_VERSION,
                     at_least,
+                    epoch_seen,
                 }
                 .encode(),
             )

@@ -431,14 +431,15 @@ impl Machine {
                 generation,
                 node,
                 at_least,
+                epoch_seen,
             } => {
                 self.hang_up();
                 self.generation = generation;
                 self.is_local = node == core.node;
                 if self.is_local {
-                    self.connect_here(core, generation, at_least);
+                    self.connect_here(core, generation, at_least, epoch_seen);
                 } else {
-                    self.connect_there(core, generation, node, at_least);
+                    self.connect_there(core, generation, node, (at_least, epoch_seen));
                 }
             }
             Output::Disconnect { generation } => {
@@ -476,11 +477,18 @@ impl Machine {
         }
     }
 
-    fn connect_here(&mut self, core: &Arc<Core>, generation: u64, at_least: Option<Epoch>) {
+    fn connect_here(
+        &mut self,
+        core: &Arc<Core>,
+        generation: u64,
+        at_least: Option<Epoch>,
+        epoch_seen: Epoch,
+    ) {
         let Some(port) = self.local.clone() else {
             core.inbox().push(disconnected(generation, None));
             return;
         };
+        port.heard(epoch_seen);
         let mut standing = port.standing();
         let at_least = at_least.unwrap_or(Epoch::NONE);
         let (gate, node) = (self.gate.clone(), core.node.clone());
@@ -529,7 +537,13 @@ impl Machine {
         self.task = Some(core.runtime.spawn(waiting.in_current_span()).abort_handle());
     }
 
-    fn connect_there(&mut self, core: &Arc<Core>, generation: u64, node: NodeId, at_least: Option<Epoch>) {
+    fn connect_there(
+        &mut self,
+        core: &Arc<Core>,
+        generation: u64,
+        node: NodeId,
+        (at_least, epoch_seen): (Option<Epoch>, Epoch),
+    ) {
         let Some(member) = self.members.iter().find(|m| m.node == node.as_str()).cloned() else {
             core.inbox().push(disconnected(generation, None));
             return;
@@ -543,7 +557,7 @@ impl Machine {
         let weak = Arc::downgrade(core);
         let span = info_span!("remote-door", volume = %core.volume, node = %core.node, primary = %node);
         let connection = async move {
-            let (epoch, reader, writer) = match enter(&*dialer, &member, hello, at_least).await {
+            let (epoch, reader, writer) = match enter(&*dialer, &member, hello, at_least, epoch_seen).await {
                 Ok(entered) => entered,
                 Err(error) => {
                     let hint = match &error {

@@ -438,6 +438,14 @@ struct Replica {
 }
 
 impl PrimaryPort for Replica {
+    fn heard(&self, epoch: Epoch) {
+        self.standing.send_if_modified(|view| {
+            let deposed = view.serving && view.epoch.term < epoch.term;
+            view.serving &= !deposed;
+            deposed
+        });
+    }
+
     fn submit(&self, admission: &Admission, request: GuestRequest, done: Done) {
         // The lock on the role stands for the engine's loop: no request is done while it changes.
         let view = self.standing.borrow();
@@ -721,12 +729,15 @@ async fn an_older_connection_is_not_served_beside_a_newer_one() {
         session: 1,
         generation,
     };
-    let (epoch, mut old_reader, mut old_writer) =
-        remote::enter(&dialer, member, hello(1), None).await.unwrap();
+    let (epoch, mut old_reader, mut old_writer) = remote::enter(&dialer, member, hello(1), None, Epoch::NONE)
+        .await
+        .unwrap();
     assert_eq!(epoch.term, 1);
-    let (_, _new_reader, _new_writer) = remote::enter(&dialer, member, hello(2), None).await.unwrap();
+    let (_, _new_reader, _new_writer) = remote::enter(&dialer, member, hello(2), None, Epoch::NONE)
+        .await
+        .unwrap();
     assert!(matches!(
-        remote::enter(&dialer, member, hello(1), None).await,
+        remote::enter(&dialer, member, hello(1), None, Epoch::NONE).await,
         Err(remote::EnterError::Elsewhere { .. })
     ));
     let flush = wire::ToPrimary::Request {
@@ -760,6 +771,7 @@ async fn a_door_of_another_version_is_sent_away() {
     let enter = wire::ToPrimary::Enter {
         version: wire::WIRE_VERSION + 1,
         at_least: None,
+        epoch_seen: Epoch::NONE,
     };
     here.write(&enter.encode()).await.unwrap();
     here.flush().await.unwrap();
@@ -777,4 +789,21 @@ async fn a_door_of_another_version_is_sent_away() {
 #[test]
 fn uris_are_encoded() {
     assert_eq!(percent_encode("/run/a b?c"), "/run/a%20b%3Fc");
+}
+
+#[tokio::test]
+async fn a_door_that_has_met_a_newer_primary_tells_the_old_one() {
+    let cluster = Cluster::new(&["a"], VolumeSize::new(1 << 20).unwrap());
+    cluster.hand_over("a").await;
+    let dialer = Pipes(cluster.clone());
+    let member = &cluster.members()[0];
+    let hello = DoorHello {
+        volume: VolumeId(7),
+        session: 1,
+        generation: 1,
+    };
+    let newer = Epoch::NONE.next_takeover();
+    let answer = remote::enter(&dialer, member, hello, None, newer).await;
+    assert!(matches!(answer, Err(remote::EnterError::Elsewhere { .. })));
+    assert!(!cluster.replicas["a"].standing.borrow().serving, "it was told");
 }

@@ -30,6 +30,8 @@ pub enum ToPrimary {
         version: u16,
         /// You were granted the role in this epoch: rather wait a moment for it than send me away.
         at_least: Option<Epoch>,
+        /// The highest epoch I have heard of: if yours is older, you are primary no more.
+        epoch_seen: Epoch,
     },
     /// Do this.
     Request {
@@ -87,10 +89,15 @@ impl ToPrimary {
         let mut out = BytesMut::with_capacity(32);
         let mut data = Bytes::new();
         match self {
-            ToPrimary::Enter { version, at_least } => {
+            ToPrimary::Enter {
+                version,
+                at_least,
+                epoch_seen,
+            } => {
                 out.put_u8(1);
                 out.put_u16_le(version);
                 put_option(&mut out, at_least, put_epoch);
+                put_epoch(&mut out, epoch_seen);
             }
             ToPrimary::Request { seq, request } => {
                 out.put_u8(2);
@@ -109,6 +116,7 @@ impl ToPrimary {
             1 => ToPrimary::Enter {
                 version: fields.u16("version")?,
                 at_least: fields.option("at_least", Fields::epoch)?,
+                epoch_seen: fields.epoch("epoch_seen")?,
             },
             2 => ToPrimary::Request {
                 seq: fields.u64("seq")?,
@@ -510,7 +518,7 @@ mod tests {
                                  e in epoch(), at_least in proptest::option::of(epoch())) {
             for message in [
                 ToPrimary::Request { seq, request },
-                ToPrimary::Enter { version: WIRE_VERSION, at_least },
+                ToPrimary::Enter { version: WIRE_VERSION, at_least, epoch_seen: e },
                 ToPrimary::Alive,
             ] {
                 prop_assert_eq!(ToPrimary::decode(frame(message.clone().encode()), size()), Ok(message));

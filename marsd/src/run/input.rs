@@ -5,7 +5,7 @@ use mars::{
     Answer, Command, CommandError, DiskError, Event, GuestError, GuestRequest, LinkId, Message, Reply,
     Standing, Status,
 };
-use model::{NodeId, VolumeId, VolumeSize};
+use model::{Epoch, NodeId, VolumeId, VolumeSize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::door::port::{Admission, Done, PrimaryPort};
@@ -171,6 +171,10 @@ impl PrimaryPort for VolumeHandle {
             request,
             done,
         });
+    }
+
+    fn heard(&self, epoch: Epoch) {
+        self.inbox.event(Event::Heard { epoch });
     }
 
     fn standing(&self) -> watch::Receiver<Standing> {
