@@ -42,6 +42,7 @@ use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
 use crate::split::Splits;
+use crate::straight::Straight;
 use crate::switch::Paused;
 use crate::track::Tracks;
 use crate::verify::Verify;
@@ -156,6 +157,16 @@ pub(crate) enum Io {
     },
     TrackForgotten,
     TracksLoaded,
+    StraightWrite {
+        tag: crate::RequestTag,
+        fua: bool,
+    },
+    StraightFlush {
+        tags: Vec<crate::RequestTag>,
+        changes: u64,
+    },
+    StraightEnds,
+    JumpReset,
     SyncSource {
         link: LinkId,
         id: u64,
@@ -218,6 +229,8 @@ pub(crate) enum Then {
     Decided { id: CommandId },
     PartialSaved,
     CopyMarked { id: u64 },
+    Jumped,
+    Opened,
 }
 
 /// A save under way.
@@ -264,6 +277,7 @@ pub struct Engine {
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) tracks: Tracks,
+    pub(crate) straight: Straight,
     /// Length of the next batch to be read for tracks, when the last read was too short for it.
     pub(crate) tracks_batch_bytes: usize,
     pub(crate) follow: Follow,
@@ -312,6 +326,8 @@ impl Engine {
             sync,
             faked: false,
             paused: Paused::default(),
+            // Nobody could want a log yet.
+            straight: role == Role::Primary && config.members.len() <= 1,
             settings: Settings::default(),
             granted: None,
             lineage: Vec::new(),
@@ -374,6 +390,7 @@ impl Engine {
             links: BTreeMap::new(),
             peers,
             tracks: Tracks::default(),
+            straight: Straight::default(),
             tracks_batch_bytes: 0,
             follow: Follow::new(now),
             hails: Hails::default(),
@@ -489,6 +506,12 @@ impl Engine {
             (Io::TrackSave { peer, begin, up_to }, Event::TrackSaved { kept, .. }) => {
                 self.track_saved(&peer, begin, up_to, kept);
             }
+            (Io::StraightWrite { tag, fua }, Event::VolumeWritten { .. }) => self.straight_written(tag, fua),
+            (Io::StraightFlush { tags, changes }, Event::VolumeFlushed { .. }) => {
+                self.straight_flushed(tags, changes);
+            }
+            (Io::StraightEnds, Event::VolumeFlushed { .. }) => self.straight_ended(),
+            (Io::JumpReset, Event::LogReset { .. }) => self.log_dropped(),
             (Io::TrackForgotten, Event::TrackSaved { .. }) => {}
             (Io::TracksLoaded, Event::TracksLoaded { tracks, .. }) => self.tracks_loaded(tracks),
             (
@@ -544,6 +567,7 @@ impl Engine {
         }
         self.pump_load();
         self.pump_promotion();
+        self.pump_straight();
         self.pump_policy();
         self.pump_guests();
         self.pump_hand_over();
@@ -576,6 +600,7 @@ impl Engine {
             self.pace_due(),
             self.verify_due(),
             self.hail_due(),
+            self.straight_due(),
         ]
         .into_iter()
         .flatten()
@@ -640,6 +665,8 @@ impl Engine {
                 Then::Decided { id } => self.decided(id),
                 Then::PartialSaved => self.partial_saved(),
                 Then::CopyMarked { id } => self.copy_marked(id),
+                Then::Jumped => self.jumped(),
+                Then::Opened => self.log_opened(),
             }
         }
     }

@@ -721,6 +721,7 @@ impl Engine {
         self.meta.committed_epoch = from_epoch;
         self.meta.trimmed = from.lsn;
         self.meta.lineage = lineage;
+        self.meta.straight = false;
         self.meta.sync = SyncState::Copying {
             next: SectorOffset(0),
             end: from.lsn,

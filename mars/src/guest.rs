@@ -36,6 +36,8 @@ pub(crate) struct Checksum {
     id: CommandId,
     next: u64,
     from: Lsn,
+    /// Changes without a log when it began.
+    changes: u64,
     hasher: Box<xxhash_rust::xxh3::Xxh3>,
 }
 
@@ -86,8 +88,13 @@ impl Engine {
     fn must_wait(&self, request: &GuestRequest) -> bool {
         match request {
             GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. } => false,
-            GuestRequest::Flush => self.is_gated(),
-            _ => self.is_gated() || !self.guests.waiting.is_empty() || !self.has_room(),
+            GuestRequest::Flush => self.is_gated() || self.road_holds(request),
+            _ => {
+                self.is_gated()
+                    || self.road_holds(request)
+                    || !self.guests.waiting.is_empty()
+                    || !self.has_room()
+            }
         }
     }
 
@@ -98,7 +105,10 @@ impl Engine {
             && log_bytes < self.config.log_bytes_max.saturating_mul(2)
     }
 
-    fn admit(&mut self, tag: RequestTag, request: GuestRequest) {
+    pub(crate) fn admit(&mut self, tag: RequestTag, request: GuestRequest) {
+        if self.goes_straight(tag, &request) {
+            return;
+        }
         match request {
             GuestRequest::Read { range } => {
                 let overlay = self.shadow.overlay(range);
@@ -197,7 +207,7 @@ impl Engine {
                         request,
                         GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. } | GuestRequest::Flush
                     );
-                    if needs_room && !self.has_room() {
+                    if self.road_holds(request) || (needs_room && !self.has_room()) {
                         return;
                     }
                     if let Some((tag, request)) = self.guests.waiting.pop_front() {
@@ -217,11 +227,15 @@ impl Engine {
 
     pub(crate) fn fail_guests(&mut self, error: &DiskError) {
         let mut tags = self.log.take_waiting();
+        tags.extend(self.take_straight());
         tags.extend(self.guests.waiting.drain(..).map(|(tag, _)| tag));
         tags.append(&mut self.guests.fenced);
         for io in std::mem::take(&mut self.io).into_values() {
             match io {
-                Io::GuestRead { tag, .. } | Io::GuestStatus { tag, .. } => tags.push(tag),
+                Io::GuestRead { tag, .. } | Io::GuestStatus { tag, .. } | Io::StraightWrite { tag, .. } => {
+                    tags.push(tag);
+                }
+                Io::StraightFlush { tags: flushed, .. } => tags.extend(flushed),
                 Io::Checksum { job, .. } => {
                     self.answer(
                         job.id,
@@ -268,6 +282,7 @@ impl Engine {
             id,
             next: 0,
             from: self.replay.loaded.lsn,
+            changes: self.straight.changes,
             hasher: Box::default(),
         };
         self.checksum_next(job);
@@ -277,10 +292,12 @@ impl Engine {
         let left = self.sectors().0 - job.next;
         if left == 0 {
             self.seal();
+            // What changed without a log had no position of its own.
+            let moved = u64::from(self.straight.changes != job.changes);
             let answer = Answer::Checksum {
                 digest: job.hasher.digest128(),
                 from: job.from,
-                to: self.replay.loaded.lsn,
+                to: self.replay.loaded.lsn.advance(moved),
             };
             return self.answer(job.id, Ok(answer));
         }

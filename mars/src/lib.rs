@@ -30,6 +30,7 @@ pub mod shadow;
 mod ship;
 pub mod split;
 pub mod status;
+mod straight;
 mod survey;
 mod switch;
 mod takeover;
@@ -43,7 +44,7 @@ pub use event::{
     Answer, BlockExtent, Command, CommandError, CommandId, DiskError, Effect, Event, GuestError,
     GuestRequest, IoId, LinkId, Notice, Reply, RequestTag, VolumeData,
 };
-pub use lineage::{Digest, History, Position, Stretch};
+pub use lineage::{Digest, History, Position, Stretch, jump};
 pub use message::Message;
 pub use meta::{Meta, SyncState};
 pub use session::{Input, Output, Session, SessionStatus};

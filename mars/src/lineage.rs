@@ -4,6 +4,8 @@ use std::fmt;
 
 use model::{Epoch, Lsn, NodeId};
 
+use crate::record::BATCH_ALIGN_BYTES;
+
 /// Digest of the log up to a batch boundary: each batch's covers its predecessor's, so equal digests mean equal
 /// histories (xxh3-128; links are authenticated, so this guards against faults, not against adversaries).
 #[derive(Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -39,6 +41,16 @@ pub struct Stretch {
     pub writer: NodeId,
     /// Where it begins.
     pub from: Position,
+}
+
+/// Where a history goes on after contents have changed without a log since `end`: a position that nobody who has the log up to
+/// `end` can have, the same however often it is worked out.
+pub fn jump(end: Position) -> Position {
+    let lsn = end.lsn.advance(BATCH_ALIGN_BYTES as u64);
+    let mut bytes = *b"contents changed without a log..0123456789abcdef";
+    bytes[32..].copy_from_slice(&end.digest.0.to_le_bytes());
+    let digest = Digest(xxhash_rust::xxh3::xxh3_128(&bytes));
+    Position { lsn, digest }
 }
 
 /// One history as its owner can tell it: who wrote what, and where it ends.

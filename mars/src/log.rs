@@ -117,6 +117,10 @@ impl Engine {
         if self.log.builder.is_empty() {
             return;
         }
+        assert!(
+            !self.straight.road.is_straight(),
+            "whoever has something to log asks for a log first"
+        );
         let at = self.log.sealed;
         let epoch = self.meta.epoch;
         let committed = self.marks.committed();

@@ -18,7 +18,7 @@ pub const LINEAGE_MAX: usize = 256;
 /// Encoded size never exceeds this: one slot.
 pub const META_BYTES_MAX: usize = 64 * 1024;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"PDM2");
+const MAGIC: u32 = u32::from_le_bytes(*b"PDM3");
 
 /// A replica's durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,6 +51,8 @@ pub struct Meta {
     pub faked: bool,
     /// What an operator has stopped here.
     pub paused: Paused,
+    /// As primary: the disk has changed without the log since `written_back`; what the log has from there on is newer.
+    pub straight: bool,
     /// What an operator has decided for the volume; a replica's is its source's.
     pub settings: Settings,
     /// The role was granted away in this epoch and position; repeated to the successor until it is heard of as primary.
@@ -133,6 +135,7 @@ impl Meta {
                 }),
         };
         w.bool(self.faked).u8(self.paused.bits());
+        w.bool(self.straight);
         self.settings.write(&mut w);
         w.option(self.granted.as_ref(), |w, granted| {
             w.node(&granted.to).epoch(granted.epoch).position(granted.at);
@@ -200,6 +203,7 @@ impl Meta {
             },
             faked: r.bool("faked")?,
             paused: r.paused("paused")?,
+            straight: r.bool("straight")?,
             settings: Settings::read(&mut r)?,
             granted: r.option("granted", |r| {
                 Ok(Granted {

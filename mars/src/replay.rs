@@ -247,7 +247,10 @@ impl Engine {
         let loading = self.io.values().any(|io| matches!(io, Io::Load { .. }));
         let stopped =
             !matches!(self.phase, Phase::Following | Phase::Promoting { .. }) || self.follow.is_cutting();
-        let full = self.shadow.bytes() >= self.config.shadow_bytes_max / 2 && !self.shadow.active.is_empty();
+        // What is held back from the disk must be in memory as a whole; guests had to wait for as much before.
+        let full = self.shadow.bytes() >= self.config.shadow_bytes_max / 2
+            && !self.shadow.active.is_empty()
+            && !self.holds_back_log();
         if loading || stopped || full || self.replay.loaded.lsn >= self.load_limit() {
             return;
         }

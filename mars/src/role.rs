@@ -12,12 +12,12 @@ use model::{Epoch, Lsn, NodeId, Role, Tick};
 
 use crate::engine::{Engine, Phase, Then};
 use crate::event::{Answer, CommandError, CommandId, Effect, LinkId, Notice};
-use crate::lineage::{Position, Stretch};
+use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::{Granted, SyncState};
 use crate::museum::{self, Mutant};
-use crate::record::Record;
 use crate::settings::Settings;
+use crate::straight::Road;
 use crate::verify::VerifyEnd;
 
 /// The gate closes once the successor lacks no more than this.
@@ -222,7 +222,8 @@ impl Engine {
             .peers
             .values()
             .all(|peer| self.sent_to(peer).is_none() || !peer.whole || peer.committed == end);
-        let here = self.marks.committed() == end && self.log.nobody_waits_here();
+        let settled = self.settle_straight();
+        let here = settled && self.marks.committed() == end && self.log.nobody_waits_here();
         let all_is_well = followers_have_it && self.log.wait_replicas.is_empty();
         if here && (all_is_well || gate_micros >= gate_micros_max) {
             self.demote(gate_micros);
@@ -365,20 +366,18 @@ impl Engine {
         if self.is_asking()
             || !saved
             || !self.tracks.loaded
+            || self.straight.road == Road::Jumping
             || self.replay.loaded != self.log.sealed
             || self.marks.committed() != self.log.sealed.lsn
         {
             return;
         }
         self.phase = Phase::Serving;
-        let writer = self.config.node.clone();
         let epoch = self.meta.epoch;
-        self.note_stretch(Stretch {
-            epoch,
-            writer: writer.clone(),
-            from: self.log.sealed,
-        });
-        self.log.builder.push(&Record::Epoch { writer });
+        self.find_road();
+        if !self.straight.road.is_straight() {
+            self.begin_stretch();
+        }
         self.tell_of_take_over();
         self.notice(Notice::BecamePrimary { epoch });
         self.pump_guests();

@@ -237,7 +237,7 @@ impl Engine {
         self.hails.heard_from(&peer);
         self.hear(epoch_seen, None);
         let serving = matches!(self.phase, Phase::Serving);
-        if !serving || epoch_seen > self.meta.epoch {
+        if !serving || !self.straight.road.serves_log() || epoch_seen > self.meta.epoch {
             // The one who was granted the role asks because it has not heard of it.
             let grant = self
                 .meta
@@ -445,7 +445,7 @@ impl Engine {
 
     pub(crate) fn pump_ship(&mut self) {
         self.ship_limit.due = None;
-        if !matches!(self.phase, Phase::Serving) {
+        if !matches!(self.phase, Phase::Serving) || !self.straight.road.serves_log() {
             return;
         }
         let limits = self.meta.settings.limits;
@@ -641,7 +641,7 @@ impl Engine {
 
     /// How far the log may be given up, and who is dropped when it has grown too long.
     pub(crate) fn pump_horizon(&mut self) {
-        if matches!(self.phase, Phase::Scanning(_)) || self.follow.is_cutting() {
+        if matches!(self.phase, Phase::Scanning(_)) || self.follow.is_cutting() || self.meta.straight {
             return;
         }
         let serving = matches!(self.phase, Phase::Serving);

@@ -29,6 +29,8 @@ pub struct Status {
     pub primary: Option<NodeId>,
     /// Whether guests are served here.
     pub serving: bool,
+    /// Whether contents change without a log, or have lately: then no position says which version this is.
+    pub straight: bool,
     /// Positions in the log.
     pub watermarks: Watermarks,
     /// End of the log and its digest.
@@ -141,6 +143,7 @@ impl Engine {
             epoch: self.meta.epoch,
             primary: self.primary_hint(),
             serving: matches!(self.phase, Phase::Serving),
+            straight: self.meta.straight,
             watermarks: self.marks,
             tip: self.log.appended,
             lineage: self.meta.lineage.clone(),

@@ -281,7 +281,7 @@ impl Engine {
         self.notice(Notice::VerifyEnded { run });
     }
 
-    fn active_run(&self) -> Option<&VerifyRun> {
+    pub(crate) fn active_run(&self) -> Option<&VerifyRun> {
         self.meta.verify.as_ref().filter(|run| run.is_active())
     }
 
@@ -325,6 +325,9 @@ impl Engine {
                 self.end_verify(VerifyEnd::RoleMoved);
                 self.save(Then::Nothing);
             }
+            return;
+        }
+        if !self.straight.road.serves_log() {
             return;
         }
         if self.verify.is_none() {

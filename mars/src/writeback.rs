@@ -64,7 +64,8 @@ impl Engine {
     }
 
     fn consider_round(&mut self) {
-        let stopped = matches!(self.phase, Phase::Scanning(_)) || self.follow.is_cutting();
+        let stopped =
+            matches!(self.phase, Phase::Scanning(_)) || self.follow.is_cutting() || self.holds_back_log();
         let behind = self.replay.loaded.lsn > self.marks.written_back() || !self.shadow.active.is_empty();
         if stopped || !behind {
             self.round_due = None;
@@ -76,7 +77,7 @@ impl Engine {
             REPLICA_MILLIS
         };
         let due = *self.round_due.get_or_insert(self.now.after_millis(delay));
-        let pressed = self.shadow.bytes() >= self.config.shadow_bytes_max / 4;
+        let pressed = self.shadow.bytes() >= self.config.shadow_bytes_max / 4 || self.is_closing();
         if self.now < due && !pressed {
             return;
         }

@@ -167,8 +167,9 @@ pub(crate) fn effect(f: &mut dyn Write, effect: &Effect) -> fmt::Result {
         }
         Effect::SaveMeta { generation, meta } => write!(
             f,
-            "SaveMeta {generation} {} epoch {} trimmed {} back {} touched {} committed {} {:?} granted {:?} lineage {}",
+            "SaveMeta {generation} {}{} epoch {} trimmed {} back {} touched {} committed {} {:?} granted {:?} lineage {}",
             meta.role,
+            if meta.straight { " straight" } else { "" },
             meta.epoch,
             meta.trimmed,
             meta.written_back.lsn,

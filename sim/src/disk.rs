@@ -60,6 +60,8 @@ pub(crate) struct Disk {
     waiting: [VecDeque<Effect>; 3],
     /// Every operation takes so many times longer than on a good day.
     pub slowness: u64,
+    /// How many operations in a hundred take far longer than the others.
+    pub stall_percent: u64,
 }
 
 impl Disk {
@@ -73,6 +75,7 @@ impl Disk {
             is_whole: false,
             waiting: Default::default(),
             slowness: 1,
+            stall_percent: 1,
         };
         disk.find_holes();
         disk
@@ -89,6 +92,7 @@ impl Disk {
             tracks: self.tracks.clone(),
             waiting: self.waiting.clone(),
             slowness: self.slowness,
+            stall_percent: self.stall_percent,
         }
     }
 
@@ -119,7 +123,7 @@ impl Disk {
             Effect::WriteVolume { .. } => rng.spread(10, 300),
             _ => rng.spread(5, 200),
         };
-        let stall = if rng.chance(1) { 20 } else { 1 };
+        let stall = if rng.chance(self.stall_percent) { 20 } else { 1 };
         Some(micros * stall * self.slowness)
     }
 

@@ -45,6 +45,7 @@ pub(crate) struct Asked {
     marks: Vec<usize>,
     /// Answers that had come when it was asked.
     clock: u64,
+    since: Tick,
 }
 
 /// What a guest likes to do, in percent; the rest are reads.
@@ -77,6 +78,10 @@ pub(crate) struct Guest {
     /// Takeovers up to the newest primary that it has met.
     pub takeovers: u32,
     pub habits: Habits,
+    /// The world's clock.
+    pub now: Tick,
+    /// Longest time that a plain write has taken, in microseconds.
+    pub write_micros_max: u64,
     /// Requests answered by kind.
     pub answered: BTreeMap<&'static str, u64>,
 }
@@ -125,6 +130,8 @@ impl Guest {
             attached: 0,
             takeovers: 0,
             habits,
+            now: Tick(0),
+            write_micros_max: 0,
             answered: BTreeMap::new(),
         }
     }
@@ -193,6 +200,7 @@ impl Guest {
                 sent_at: Tick(0),
                 marks,
                 clock: self.clock,
+                since: self.now,
             },
         );
         Some(())
@@ -253,6 +261,9 @@ impl Guest {
             return Ok(false);
         };
         *self.answered.entry(kind(&asked.request)).or_default() += 1;
+        if matches!(asked.request, GuestRequest::Write { fua: false, .. }) {
+            self.write_micros_max = self.write_micros_max.max(self.now.micros_since(asked.since));
+        }
         match (&asked.request, reply) {
             (GuestRequest::Read { range }, Reply::Data(data)) => {
                 if data.len() as u64 != range.len_bytes() {

@@ -110,6 +110,8 @@ pub(crate) struct History {
     pub forced: bool,
     /// Batches made.
     pub batches: u64,
+    /// Times that a primary began to do without a log.
+    pub jumps: u64,
     /// Times a primary lost the end of its log.
     /// Of these, compressed.
     pub compressed: u64,
@@ -140,6 +142,7 @@ impl History {
             forced: false,
             batches: 0,
             compressed: 0,
+            jumps: 0,
             cuts: 0,
             forks: 0,
         }
@@ -286,6 +289,62 @@ impl History {
                 self.branches.len() - 1
             }
         })
+    }
+
+    /// Contents change without a log from here on; the next log continues `to`.
+    pub fn jumped(&mut self, to: Position) -> Result<(), String> {
+        if self.holds(to) {
+            return Ok(());
+        }
+        let is_before = |(lsn, end): (&u64, &End)| {
+            let (lsn, digest) = (Lsn(*lsn), end.digest);
+            mars::jump(Position { lsn, digest }) == to
+        };
+        let mut branches = self.branches.iter().enumerate().rev();
+        let found = branches.find_map(|(index, branch)| {
+            let (lsn, end) = branch
+                .chain
+                .range(..to.lsn.0)
+                .next_back()
+                .filter(|p| is_before(*p))?;
+            Some((index, Lsn(*lsn), end.epoch))
+        });
+        let Some((index, at, epoch)) = found else {
+            return Err(format!("goes on without a log at {}, behind nothing", to.lsn));
+        };
+        let mut branch = self.branches[index].up_to(at);
+        let digest = to.digest;
+        let writes = true;
+        branch.chain.insert(
+            to.lsn.0,
+            End {
+                digest,
+                epoch,
+                writes,
+            },
+        );
+        match self.branches[index].end().lsn == at {
+            true => self.branches[index] = branch,
+            false => self.branches.push(branch),
+        }
+        self.ever.insert((to.lsn.0, to.digest.0));
+        let (committed, made) = self.terms.entry(epoch.term).or_default();
+        (*committed, *made) = ((*committed).max(to.lsn), (*made).max(to.lsn));
+        self.jumps += 1;
+        Ok(())
+    }
+
+    /// What changed without a log has become the version at `at`.
+    pub fn settled(&mut self, at: Position, stamps: &[u64]) {
+        for branch in self.branches.iter_mut().filter(|branch| branch.holds(at)) {
+            for (sector, stamp) in branch.sectors.iter_mut().zip(stamps) {
+                let place = sector.partition_point(|(end, _)| *end <= at.lsn.0);
+                match sector[..place].last_mut() {
+                    Some(last) if last.0 == at.lsn.0 => last.1 = *stamp,
+                    _ => sector.insert(place, (at.lsn.0, *stamp)),
+                }
+            }
+        }
     }
 
     /// A node's log is durable up to here.

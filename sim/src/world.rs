@@ -15,7 +15,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use mars::{
-    Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, RequestTag, Status, Watermarks,
+    Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, Position, RequestTag, Status,
+    Watermarks,
 };
 use model::{Epoch, NodeId, Tick, VolumeId, VolumeSize};
 use xxhash_rust::xxh3::xxh3_64;
@@ -126,6 +127,8 @@ struct Node {
     forced: bool,
     /// A restart is on its way.
     starting: bool,
+    /// Where its log ended when its contents began to change without one.
+    straight_from: Option<Position>,
     /// When its replica was last thrown away.
     thrown_away: Option<Tick>,
     /// Bits that turned on its volume's disk.
@@ -180,6 +183,8 @@ pub struct World {
     counts: BTreeMap<&'static str, u64>,
     notices: Vec<(usize, Notice)>,
     verifying: Option<verify::Verifying>,
+    /// Found where nobody could be told.
+    found: Option<Violation>,
     /// Longest time at the gate of a hand-over, in microseconds.
     gate_micros_max: u64,
     /// What befell hosts here and has not been told to the other volumes of the cluster.
@@ -223,6 +228,7 @@ impl World {
             counts: BTreeMap::new(),
             notices: Vec::new(),
             verifying: None,
+            found: None,
             gate_micros_max: 0,
             befallen: Vec::new(),
             forced: Forced::default(),
@@ -284,6 +290,7 @@ impl World {
             told_damage: false,
             forced: false,
             starting: self.members.contains(&index),
+            straight_from: None,
             thrown_away: None,
             rots: Vec::new(),
         });
@@ -359,6 +366,9 @@ impl World {
         }
         let ((at, _), happening) = entry.remove_entry();
         self.now = at;
+        if let Some(found) = self.found.take() {
+            return Err(found);
+        }
         if self.happenings > HAPPENINGS_MAX {
             return Err(self.violation(None, "the world goes round without getting anywhere"));
         }
@@ -533,6 +543,7 @@ impl World {
         counts.insert("engine: batches compressed", self.history.compressed);
         counts.insert("engine: ends of a log lost", self.history.cuts);
         counts.insert("engine: histories parted", self.history.forks);
+        counts.insert("engine: logs given up while serving", self.history.jumps);
         counts.insert("checks: events and effects", self.trace.lines);
         Figures {
             digest: self.trace.digest() ^ self.history.end().digest.0 as u64,

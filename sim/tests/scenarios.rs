@@ -579,3 +579,86 @@ fn compression_is_switched_under_load_and_goes_with_the_primary() {
     });
     assert!(saved >= 20, "{saved}");
 }
+
+fn is_straight(world: &World) -> bool {
+    world
+        .primary()
+        .and_then(|node| world.status(node))
+        .is_some_and(|status| status.straight)
+}
+
+#[test]
+fn a_lone_replica_has_no_log_and_loses_nothing() {
+    let writes = lives(&Profile::calm(1), |world| {
+        for round in 0..6 {
+            world.run_for(SECOND / 5)?;
+            assert!(is_straight(world));
+            if round % 2 == 0 {
+                world.kill(0);
+            } else {
+                world.power_cut(0);
+            }
+            world.start_after(0, 1000);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+        }
+        world.settle()?;
+        let figures = world.figures();
+        assert_eq!(figures.counts["engine: batches"], 0);
+        Ok(figures.counts["guest: write"])
+    });
+    assert!(writes > 2000, "{writes} writes");
+}
+
+#[test]
+fn the_first_join_turns_the_log_on_and_the_last_leave_turns_it_off() {
+    lives(&Profile::calm(1), |world| {
+        // What a write waits for is then the road, not the disk.
+        world.steady_disk(0);
+        for _ in 0..3 {
+            world.run_for(SECOND / 2)?;
+            world.take_write_micros_max();
+            let second = world.join();
+            replicated(world, &[0, second])?;
+            let waited_micros = world.take_write_micros_max();
+            assert!(waited_micros < 50_000, "a write took {waited_micros} us");
+            assert!(!is_straight(world));
+            world.run_for(SECOND / 2)?;
+            world.leave(second);
+            assert!(
+                world.run_until(20 * SECOND, is_straight)?,
+                "the log stays for nobody"
+            );
+        }
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_crash_while_the_log_is_turned_on_or_off_loses_nothing() {
+    let straight = lives(&Profile::calm(1), |world| {
+        let mut straight = 0;
+        world.run_for(SECOND / 2)?;
+        for round in 0..12 {
+            world.slow_disk(0, 1 + round * 3);
+            let second = world.join();
+            // Somewhere between being told and having done so.
+            world.run_for(round * 37_000 + 1000)?;
+            world.power_cut(0);
+            world.start_after(0, 1000);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+            world.slow_disk(0, 1);
+            replicated(world, &[0, second])?;
+            world.leave(second);
+            world.run_for(round * 37_000)?;
+            world.kill(0);
+            world.start_after(0, 1000);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+            straight += u64::from(is_straight(world));
+            assert!(world.run_until(20 * SECOND, is_straight)?);
+        }
+        world.settle()?;
+        Ok(straight)
+    });
+    assert!(straight > 20, "{straight}");
+}

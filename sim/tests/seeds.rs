@@ -19,6 +19,7 @@ fn a_thousand_clusters_keep_every_promise() {
         "engine: damaged logs found",
         "engine: full syncs finished",
         "engine: partial copies begun",
+        "engine: logs given up while serving",
         "operators: hand-over done",
         "operators: join",
         "operators: leave",

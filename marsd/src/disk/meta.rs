@@ -140,6 +140,7 @@ mod tests {
             sync: SyncState::Fresh,
             faked: false,
             paused: mars::Paused::default(),
+            straight: false,
             settings: mars::Settings::default(),
             granted: None,
             lineage: Vec::new(),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
-use mars::{Command, Limits, MaxLag, Meta, Notice, Status, Switch, SyncState};
+use mars::{Command, Limits, MaxLag, Meta, Notice, Position, Status, Switch, SyncState};
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
@@ -172,7 +172,8 @@ impl World {
         };
         let meta = Meta::decode(slot)
             .map_err(|e| self.violation(Some(node), format!("its meta is unreadable: {e}")))?;
-        if meta.sync != SyncState::Whole || self.is_faked(node) {
+        // Contents that change without a log are held against what guests were told.
+        if meta.sync != SyncState::Whole || meta.straight || self.is_faked(node) {
             return Ok(());
         }
         // The damage is known; what is asked here is whether it was kept away from the disk.
@@ -233,6 +234,33 @@ impl World {
             }
         }
         Ok(())
+    }
+
+    /// What a node durably says of its log tells when the history goes on without one, and when contents are a version again.
+    pub(super) fn note_road(&mut self, node: usize) -> Result<(), Violation> {
+        let Some(meta) = self.meta(node).filter(|meta| meta.role == Role::Primary) else {
+            return Ok(());
+        };
+        if meta.straight {
+            let told = self.history.jumped(meta.written_back);
+            told.map_err(|what| self.violation(Some(node), what))?;
+            self.nodes[node].straight_from = Some(meta.written_back);
+        } else if let Some(at) = self.nodes[node].straight_from.take() {
+            self.settle_straight(node, at);
+        }
+        Ok(())
+    }
+
+    /// What is on a node's disk is the version at `at`.
+    fn settle_straight(&mut self, node: usize, at: Position) {
+        let sectors = self.profile.sectors as usize;
+        let contents = self.nodes[node].disk.volume.read(0, sectors * SECTOR).to_vec();
+        // A mixture is found when it is compared with what guests were told.
+        let stamps = contents
+            .chunks(SECTOR)
+            .map(|sector| stamp::of(sector).unwrap_or(u64::MAX));
+        let stamps: Vec<u64> = stamps.collect();
+        self.history.settled(at, &stamps);
     }
 
     /// Faults stop, everything comes back, the guest gets its answers; then all replicas must be one.
@@ -384,7 +412,7 @@ impl World {
                         let marks = status.watermarks;
                         status.state == ReplicaState::Uptodate
                             && marks.written_back() == marks.appended()
-                            && status.tip == self.history.end()
+                            && (status.tip == self.history.end() || status.straight)
                             && status.short_micros.is_none()
                             && status.late_micros.is_none()
                             && status.shadow_bytes == 0
@@ -399,13 +427,19 @@ impl World {
             return Err(self.never_rests());
         }
         self.say(|| "AT REST".to_owned());
-        let end = self.history.end();
+        let mut end = self.history.end();
         if let Some((newest, base)) = self.forced.bases.last_key_value()
             && *newest > self.guest.takeovers
         {
             // It had nothing to ask since.
             let (newest, base) = (*newest, *base);
             self.move_guest(newest, base);
+        }
+        if let Some(node) = self.primary()
+            && let Some(at) = self.nodes[node].straight_from
+        {
+            self.settle_straight(node, at);
+            end = at;
         }
         for node in self.members.clone() {
             for sector in 0..self.profile.sectors {
@@ -427,6 +461,11 @@ impl World {
         }
         self.count("checks: rests");
         Ok(())
+    }
+
+    /// Longest time that a plain write has taken since this was asked last, in microseconds.
+    pub fn take_write_micros_max(&mut self) -> u64 {
+        std::mem::take(&mut self.guest.write_micros_max)
     }
 
     /// How a node stands, as it said last; `None` when it is down.

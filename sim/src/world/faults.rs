@@ -30,6 +30,9 @@ impl World {
         place.inbox.clear();
         place.disk.kill(&mut self.rng);
         self.watch_rots(node);
+        if let Err(violation) = self.note_road(node) {
+            self.found.get_or_insert(violation);
+        }
         let ended = (node, self.nodes[node].boot);
         self.guest.lost(ended);
         self.ghosts_lost(ended);
@@ -299,6 +302,7 @@ impl World {
     }
 
     fn wipe(&mut self, node: usize) {
+        self.nodes[node].straight_from = None;
         let contents = self.foreign_contents(&[]);
         let place = &mut self.nodes[node];
         place.disk = Disk::new(contents);
@@ -342,6 +346,11 @@ impl World {
         self.count("faults: bit flipped in a log");
         self.nodes[node].disk.log.flip(at, bit);
         true
+    }
+
+    /// A node's disks never stall.
+    pub fn steady_disk(&mut self, node: usize) {
+        self.nodes[node].disk.stall_percent = 0;
     }
 
     /// A node's disks take so many times longer.

@@ -203,6 +203,16 @@ impl World {
 
     /// The guest begins anew with what the primary of a takeover has.
     pub(super) fn move_guest(&mut self, number: u32, base: Position) {
+        // A primary that takes over from itself while it has no log, or has only just begun one, loses nothing; what it holds
+        // is on no history yet.
+        let straight = |node: &usize| {
+            let from = self.nodes[*node].straight_from;
+            from.is_some_and(|from| from.lsn <= base.lsn)
+        };
+        if self.members.iter().any(straight) {
+            self.guest.takeovers = number;
+            return;
+        }
         let history = &self.history;
         self.guest.moved(number, |sector| {
             let first = history
@@ -325,6 +335,10 @@ impl World {
         let [Some(ours), Some(theirs)] = tips else {
             return Ok(());
         };
+        // It has been thrown away and made anew since.
+        if [ours, theirs].contains(&Position::default()) {
+            return Ok(());
+        }
         let truth = self.history.parting(ours, theirs);
         if truth != Some(split.at) {
             let what = format!(

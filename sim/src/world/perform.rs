@@ -73,6 +73,9 @@ impl World {
         if lane == Lane::Volume {
             self.watch_rots(node);
         }
+        if lane == Lane::Meta {
+            self.note_road(node)?;
+        }
         self.work_lane(node, lane);
         // What is durable in the wrong order shows right after a save of the meta, and not for long.
         let becomes_whole = !was_whole && self.nodes[node].disk.is_whole;
@@ -236,6 +239,7 @@ impl World {
             return;
         }
         if self.guest.asked.len() < self.guest.habits.depth {
+            self.guest.now = self.now;
             self.guest.ask(&mut self.rng);
             self.send_asked();
         }
@@ -309,6 +313,7 @@ impl World {
         match result {
             Ok(reply) => {
                 self.check_promise(node, tag)?;
+                self.guest.now = self.now;
                 let told = self.guest.answer(tag, &reply);
                 let changed = told.map_err(|what| self.violation(Some(node), what))?;
                 let epoch = self.nodes[node]
@@ -357,7 +362,8 @@ impl World {
             Ok(Answer::TookOver { .. }) => self.count("operators: takeover done"),
             Ok(Answer::Checksum { digest, from, to }) => {
                 self.count("operators: checksum done");
-                if from == to && !self.is_rotten(node) && !self.is_faked(node) {
+                let straight = self.meta(node).is_some_and(|meta| meta.straight);
+                if from == to && !straight && !self.is_rotten(node) && !self.is_faked(node) {
                     self.count("checks: digests compared");
                     if !self.history.had_digest(from, digest) {
                         let what = format!(
