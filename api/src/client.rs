@@ -20,8 +20,8 @@ use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
     AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList,
     IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList,
-    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, SCHEMA, SetLimits, SetVolume, Status, SwitchVolume,
-    Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
+    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SCHEMA, SetLimits, SetVolume,
+    SplitBrain, Status, SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -192,6 +192,16 @@ impl Client {
     /// Throw a replica's contents away and fill it again by a full sync.
     pub async fn volume_invalidate(&self, name: &str, request: &OnNode) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/invalidate"), request).await
+    }
+
+    /// Whether and where the histories of a volume's replicas have parted.
+    pub async fn volume_split_brain(&self, name: &str) -> Result<SplitBrain, ApiError> {
+        self.get(&volume_path(name, "/split-brain")).await
+    }
+
+    /// Let one side of a split brain live on; the others begin anew, their logs are kept.
+    pub async fn volume_resolve(&self, name: &str, request: &ResolveSplitBrain) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/split-brain"), request).await
     }
 
     /// Declare a replica whole by an operator's word.

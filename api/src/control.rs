@@ -168,6 +168,8 @@ pub enum Call {
     VolumeInvalidate {
         /// Volume id.
         volume: String,
+        /// Whether the log that is thrown away is put aside, for whoever wants to see what only it holds.
+        keep: bool,
     },
     /// Declare the replica here whole although its full sync is not finished; only for whoever knows that its disk is right.
     VolumeFakeSync {
@@ -333,6 +335,11 @@ pub enum Outcome {
         term: u32,
         /// Its history goes on from here; what others have behind it is no part of it.
         from_lsn: u64,
+    },
+    /// The replica begins anew; its former log was put aside.
+    Kept {
+        /// The directory; nobody removes it but people.
+        path: String,
     },
     /// Digest of the contents.
     Checksum {

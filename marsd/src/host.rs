@@ -277,7 +277,7 @@ impl Host {
                 answered(handle.command(Command::SetLimits { limits }).await)
             }
             Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
-            Call::VolumeInvalidate { volume } => self.invalidate(volume_id(&volume)?).await,
+            Call::VolumeInvalidate { volume, keep } => self.invalidate(volume_id(&volume)?, keep).await,
             Call::VolumeFakeSync { volume } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::FakeSync).await)

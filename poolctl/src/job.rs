@@ -244,6 +244,9 @@ async fn end(job: &Job, context: &Context) -> Result<Ending, ApiError> {
     if let Some(error) = problem {
         return Err(error);
     }
+    if !job.message.is_empty() && job.kind == JobKind::Resolve {
+        say(&job.message, output);
+    }
     if let Some(next) = next(job) {
         say(&format!("next: {next}"), output);
     }
@@ -293,6 +296,10 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         JobKind::Migrate => format!("{volume} moved from {} to {}", node(&job.from), node(&job.to)),
         JobKind::Verify => format!("all replicas of {volume} are equal"),
         JobKind::Invalidate => format!("the replica of {volume} on {} is whole again", node(&job.to)),
+        JobKind::Resolve => format!(
+            "the history of {volume} on {} lives on everywhere",
+            node(&job.from)
+        ),
         JobKind::FakeSync => format!("the replica of {volume} on {} counts as whole", node(&job.to)),
         JobKind::Replicas => format!("{volume} has as many replicas as wanted, all whole"),
         JobKind::TakeOver => format!("{} took over {volume}", node(&job.to)),
@@ -330,6 +337,7 @@ fn next(job: &Job) -> Option<String> {
         | JobKind::Primary
         | JobKind::TakeOver
         | JobKind::Invalidate
+        | JobKind::Resolve
         | JobKind::Replicas => Some(format!("poolctl volume show {}", job.volume)),
         JobKind::Secondary => Some(format!("poolctl volume primary {} NODE", job.volume)),
         JobKind::Delete | JobKind::Leave | JobKind::Verify => None,

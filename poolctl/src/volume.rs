@@ -6,6 +6,7 @@ mod log;
 mod replica;
 mod set;
 mod show;
+mod split;
 pub mod verify;
 
 use api::ApiError;
@@ -41,6 +42,9 @@ pub enum VolumeCommand {
     Attach(door::AttachArgs),
     Detach(door::DetachArgs),
     Verify(verify::VerifyArgs),
+    /// Histories of replicas that have parted
+    #[command(subcommand)]
+    SplitBrain(split::SplitBrainCommand),
     /// The transaction log of a volume
     #[command(subcommand)]
     Log(log::LogCommand),
@@ -131,6 +135,7 @@ pub async fn run(command: VolumeCommand, context: &Context) -> Result<Ending, Ap
         VolumeCommand::Attach(args) => door::attach(args, context).await,
         VolumeCommand::Detach(args) => door::detach(args, context).await,
         VolumeCommand::Verify(args) => verify::run(args, context).await,
+        VolumeCommand::SplitBrain(command) => split::run(command, context).await,
         VolumeCommand::Log(command) => log::run(command, context).await,
     }
 }

@@ -52,6 +52,7 @@ struct Replica {
     limits: VolumeLimits,
     paused: Vec<SwitchWord>,
     faked: bool,
+    parted: bool,
 }
 
 impl World {
@@ -101,6 +102,15 @@ impl World {
         self.replica(node)
             .map(|replica| replica.settings)
             .unwrap_or_default()
+    }
+
+    /// The history of a host's replica parts from the others'.
+    pub fn part(&self, node: &str) {
+        for known in self.lock().hosts.entry(node.to_owned()).or_default().values_mut() {
+            if let Some(replica) = &mut known.replica {
+                replica.parted = true;
+            }
+        }
     }
 
     /// The limits that a host's replica lives by.
@@ -299,6 +309,7 @@ impl Host {
                     limits: VolumeLimits::default(),
                     paused: Vec::new(),
                     faked: false,
+                    parted: false,
                 });
             }
             Call::VolumeRemote {
@@ -401,9 +412,14 @@ impl Host {
                     replica.paused.push(switch);
                 }
             }
-            Call::VolumeInvalidate { volume } => {
+            Call::VolumeInvalidate { volume, keep } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
-                known.replica.as_mut().ok_or(NOT_FOUND)?.percent = 0.0;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                (replica.percent, replica.parted) = (0.0, false);
+                if keep {
+                    let path = "/var/lib/marsd/log/kept/1".to_owned();
+                    return Ok(Outcome::Kept { path });
+                }
             }
             Call::VolumeFakeSync { volume } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
@@ -478,7 +494,11 @@ impl Host {
                     });
                 let replica = known.replica.as_ref().map(|replica| ReplicaStatus {
                     role: if replica.primary { "primary" } else { "secondary" }.to_owned(),
-                    state: state(replica.percent).to_owned(),
+                    state: match replica.parted {
+                        true => "split-brain",
+                        false => state(replica.percent),
+                    }
+                    .to_owned(),
                     epoch: replica.epoch,
                     epoch_start: 1,
                     disk: replica.disk.clone(),

@@ -56,8 +56,8 @@ pub struct Snapshot {
     pub gates: BTreeMap<String, u64>,
     /// Newest checksum, by volume id and host.
     pub checksums: BTreeMap<(String, String), Checksum>,
-    /// What came of orders, by job: in words, or why they are refused for good.
-    pub orders: BTreeMap<u64, Result<String, ApiError>>,
+    /// What came of orders, by job and host: in words, or why they are refused for good.
+    pub orders: BTreeMap<(u64, String), Result<String, ApiError>>,
 }
 
 /// Keeps what the hosts say; nothing of it outlives the daemon.
@@ -78,7 +78,7 @@ impl Inventory {
                     match outcome {
                         StepOutcome::Done => {}
                         StepOutcome::Ordered { job, note } => {
-                            newest.orders.insert(*job, Ok(note.clone()));
+                            newest.orders.insert((*job, node.to_owned()), Ok(note.clone()));
                         }
                         StepOutcome::HandedOver { gate_micros } => {
                             newest.gates.insert(key.0, *gate_micros);
@@ -107,7 +107,7 @@ impl Inventory {
                     if let Action::Order { job, .. } = &result.step.action
                         && is_final(error.kind)
                     {
-                        newest.orders.insert(*job, Err(error.clone()));
+                        newest.orders.insert((*job, node.to_owned()), Err(error.clone()));
                     }
                     let trouble = Trouble {
                         step: result.step.clone(),
@@ -144,7 +144,7 @@ impl Inventory {
 
     /// Forgets what came of orders whose job has ended.
     pub fn keep_orders(&self, runs: impl Fn(u64) -> bool) {
-        self.lock().orders.retain(|job, _| runs(*job));
+        self.lock().orders.retain(|(job, _), _| runs(*job));
     }
 
     /// Forgets the gate of an earlier hand-over.

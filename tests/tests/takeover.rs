@@ -10,7 +10,7 @@ const MIB: u64 = 1 << 20;
 fn a_replica_takes_over_from_a_dead_host() {
     let cluster = Cluster::start(&["a", "b", "c"]);
     cluster.create("web", "32M", &["b", "c"]);
-    let writer = steady_writer(&cluster.attach("web", "b"), 0, 32 * MIB, 500.0);
+    let writer = steady_writer(&cluster.attach("web", "b"), 0, 16 * MIB, 500.0);
     wait_for_answers(&writer, 200);
     stop(writer);
     cluster.wait_for_uptodate("web");
@@ -40,7 +40,7 @@ fn a_replica_takes_over_from_a_dead_host() {
         ("c", &65_536.into()),
         "{shown:#}"
     );
-    let writer = steady_writer(&cluster.attach("web", "c"), 0, 32 * MIB, 500.0);
+    let writer = steady_writer(&cluster.attach("web", "c"), 16 * MIB, 16 * MIB, 500.0);
     wait_for_answers(&writer, 200);
     stop(writer);
 }
@@ -50,7 +50,7 @@ fn a_primary_steps_down_and_comes_back_elsewhere() {
     let cluster = Cluster::start(&["a", "b"]);
     cluster.create("web", "32M", &["a", "b"]);
     let target = cluster.attach("web", "a");
-    let writer = steady_writer(&target, 0, 32 * MIB, 500.0);
+    let writer = steady_writer(&target, 0, 16 * MIB, 500.0);
     wait_for_answers(&writer, 100);
     let guests = |wanted: bool| {
         until("the pool sees who is connected", || {
@@ -75,7 +75,7 @@ fn a_primary_steps_down_and_comes_back_elsewhere() {
     let job = cluster.ok("a", &["volume", "primary", "web", "b"]);
     assert_eq!(text(&job["state"]), "done", "{job:#}");
     assert_eq!(cluster.volume("web")["primary"], "b");
-    let writer = steady_writer(&target, 0, 32 * MIB, 500.0);
+    let writer = steady_writer(&target, 16 * MIB, 16 * MIB, 500.0);
     wait_for_answers(&writer, 100);
     stop(writer);
     cluster.wait_for_uptodate("web");

@@ -153,7 +153,10 @@ pub enum Order {
     /// Be primary no more, without a successor.
     StepDown,
     /// Throw the contents away and take them anew from a source.
-    Invalidate,
+    Invalidate {
+        /// Whether the log that is thrown away is put aside.
+        keep: bool,
+    },
     /// Be whole by an operator's word.
     FakeSync,
 }

@@ -43,6 +43,8 @@ pub enum JobKind {
     Secondary,
     /// Phases `order`, `sync`: a replica's contents are thrown away and filled again.
     Invalidate,
+    /// Phases `order`, `sync`, for each replica on the losing side of a split brain: as `invalidate`, but its log is kept.
+    Resolve,
     /// Phase `order`: a replica is declared whole.
     FakeSync,
     /// Phase `sync`: as many replicas as wanted are whole, and no others are left.
@@ -63,6 +65,7 @@ impl JobKind {
             JobKind::TakeOver => "take-over",
             JobKind::Secondary => "secondary",
             JobKind::Invalidate => "invalidate",
+            JobKind::Resolve => "resolve",
             JobKind::FakeSync => "fake-sync",
             JobKind::Replicas => "replicas",
         }

@@ -328,3 +328,59 @@ pub struct LogRow {
     /// Digest of the log's end.
     pub chain_digest: String,
 }
+
+/// `volume split-brain show`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitBrain {
+    /// The volume.
+    pub name: String,
+    /// Whether histories have parted, as far as is known.
+    pub parted: bool,
+    /// Where the primary of the newest term is: the side that lives on unless somebody says otherwise.
+    pub primary: Option<String>,
+    /// Each pair of replicas that see it, from the one's point of view.
+    pub pairs: Vec<SplitPair>,
+}
+
+/// Two replicas whose histories have parted.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitPair {
+    /// Who sees it.
+    pub node: String,
+    /// With whom.
+    pub other: String,
+    /// The last position that both have.
+    pub at: u64,
+    /// Digest of the history up to there.
+    pub at_digest: String,
+    /// What `node` has behind it.
+    pub here: SplitSide,
+    /// What `other` has, once it was told.
+    pub there: Option<SplitSide>,
+}
+
+/// What one side has behind the parting.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SplitSide {
+    /// Log in bytes.
+    pub bytes: u64,
+    /// Changes of the volume in it.
+    pub records: u64,
+    /// When the first was written (RFC 3339), by its writer's clock; `null` when nobody knows.
+    pub first: Option<String>,
+    /// The same for the last.
+    pub last: Option<String>,
+    /// Whether all of that log was still there; else there was more.
+    pub complete: bool,
+}
+
+/// `volume split-brain resolve`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ResolveSplitBrain {
+    /// The side that lives on; the primary of the newest term when absent.
+    #[serde(default)]
+    pub winner: Option<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}

@@ -31,11 +31,11 @@ impl Host {
         self.volume_dir(id).join("spec.json")
     }
 
-    fn meta_path(&self, id: VolumeId) -> PathBuf {
+    pub(super) fn meta_path(&self, id: VolumeId) -> PathBuf {
         self.volume_dir(id).join("meta")
     }
 
-    fn log_path(&self, id: VolumeId) -> PathBuf {
+    pub(super) fn log_path(&self, id: VolumeId) -> PathBuf {
         self.config.log_dir.join(id.to_string())
     }
 

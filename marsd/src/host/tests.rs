@@ -253,12 +253,18 @@ async fn an_invalidated_replica_begins_anew_and_a_primary_does_not() {
     }
     b.wait("b is up to date", |replica| replica.state == "uptodate")
         .await;
-    let invalidate = || Call::VolumeInvalidate {
+    let invalidate = |keep| Call::VolumeInvalidate {
         volume: ID.to_owned(),
+        keep,
     };
-    assert_eq!(kind(a.call(invalidate()).await), ControlErrorKind::Refused);
+    assert_eq!(kind(a.call(invalidate(true)).await), ControlErrorKind::Refused);
     let trimmed = b.replica().await.trimmed_lsn;
-    b.call(invalidate()).await.unwrap();
+    let Outcome::Kept { path } = b.call(invalidate(true)).await.unwrap() else {
+        panic!("the log is kept")
+    };
+    let kept: Vec<_> = std::fs::read_dir(&path).unwrap().collect();
+    assert!(kept.len() >= 2, "log and memory: {kept:?}");
+    b.call(invalidate(false)).await.unwrap();
     a.write(800, 7).await;
     b.wait("b is whole again", |replica| {
         replica.state == "uptodate" && replica.trimmed_lsn > trimmed

@@ -88,6 +88,7 @@ impl Fake {
             .route("/v1/volumes/{name}/attach", post(attach))
             .route("/v1/volumes/{name}/detach", post(changed))
             .route("/v1/volumes/{name}/log", get(log))
+            .route("/v1/volumes/{name}/split-brain", get(split).post(resolve))
             .route("/v1/volumes/{name}/{verb}", post(verb))
             .route("/v1/migrate", post(migrate))
             .route("/v1/jobs", get(jobs))
@@ -446,6 +447,36 @@ async fn volume(State(fake): State<Fake>, Segment(name): Segment<String>) -> Ans
     }
 }
 
+async fn split(State(fake): State<Fake>, Segment(name): Segment<String>) -> Answer<SplitBrain> {
+    let side = |bytes, records| SplitSide {
+        bytes,
+        records,
+        first: Some("2026-01-01T00:00:00Z".to_owned()),
+        last: Some("2026-01-01T00:00:07Z".to_owned()),
+        complete: true,
+    };
+    let parted = fake.scene == Scene::SplitBrain;
+    let pair = SplitPair {
+        node: "b".to_owned(),
+        other: "a".to_owned(),
+        at: 4096,
+        at_digest: "0123456789abcdef".to_owned(),
+        here: side(8192, 2),
+        there: Some(side(4096, 1)),
+    };
+    good(SplitBrain {
+        name,
+        parted,
+        primary: Some("a".to_owned()),
+        pairs: if parted { vec![pair] } else { Vec::new() },
+    })
+}
+
+async fn resolve(State(fake): State<Fake>, uri: axum::http::Uri, Json(body): Json<Value>) -> Answer<Changed> {
+    fake.remember(&uri, &body);
+    good(change("volume web", &body, Some("17")))
+}
+
 async fn log(State(_): State<Fake>, Segment(name): Segment<String>) -> Answer<VolumeLog> {
     let row = |node: &str, role: &str| LogRow {
         node: node.to_owned(),
@@ -528,6 +559,10 @@ fn the_job(id: &str, after: u64) -> Option<Job> {
             to: Some("b".to_owned()),
             copied_bytes: 12 << 20,
             ..base_job("15", JobKind::Invalidate, &["order", "sync"])
+        }),
+        ("17", _) => done(Job {
+            message: "keeps its former log in /var/lib/marsd/log/kept/1 until somebody removes it".to_owned(),
+            ..base_job("17", JobKind::Resolve, &["order", "sync"])
         }),
         ("16", _) => done(base_job("16", JobKind::FakeSync, &["order"])),
         ("13", _) => done(base_job("13", JobKind::Secondary, &["order"])),

@@ -169,13 +169,14 @@ impl Marsd {
         let call = match order {
             Order::TakeOver { term } => Call::VolumeTakeOver { volume, term: *term },
             Order::StepDown => Call::VolumeSecondary { volume },
-            Order::Invalidate => Call::VolumeInvalidate { volume },
+            Order::Invalidate { keep } => Call::VolumeInvalidate { volume, keep: *keep },
             Order::FakeSync => Call::VolumeFakeSync { volume },
         };
         let note = match self.call(call, ORDER_PATIENCE).await? {
             Outcome::TookOver { term, from_lsn } => {
                 format!("is primary in term {term}, from position {from_lsn} of the log on")
             }
+            Outcome::Kept { path } => format!("keeps its former log in {path} until somebody removes it"),
             Outcome::Done | Outcome::HandedOver { .. } => String::new(),
             other => return Err(strange(&other)),
         };

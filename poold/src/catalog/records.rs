@@ -321,6 +321,8 @@ pub struct JobRecord {
     pub limit_seconds: u64,
     /// What it has done once, on the host that gets the role or gives it up.
     pub order: Option<Order>,
+    /// Hosts that get the same order afterwards, one after the other.
+    pub losers: Vec<String>,
     /// What came of the order, in words.
     pub note: Option<String>,
     /// Result of a verification.

@@ -8,8 +8,8 @@ use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
     AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList, IssueToken, Job,
     JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList, OnNode, PoolInfo,
-    PoolInit, RemoveNode, RemoveVg, SetLimits, SetVolume, Status, SwitchVolume, Token, Verify, VgList,
-    Volume, VolumeList, VolumeLog,
+    PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SetLimits, SetVolume, SplitBrain, Status,
+    SwitchVolume, Token, Verify, VgList, Volume, VolumeList, VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -96,6 +96,10 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/primary", post(volume_primary))
         .route("/v1/volumes/{name}/set", post(volume_set))
         .route("/v1/volumes/{name}/limits", post(volume_limits))
+        .route(
+            "/v1/volumes/{name}/split-brain",
+            get(volume_split_brain).post(volume_resolve),
+        )
         .route("/v1/volumes/{name}/switch", post(volume_switch))
         .route("/v1/volumes/{name}/invalidate", post(volume_invalidate))
         .route("/v1/volumes/{name}/fake-sync", post(volume_fake_sync))
@@ -205,6 +209,18 @@ async fn volume_primary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Mak
 
 async fn volume_set(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetVolume>) -> Reply<Changed> {
     Ok(Answer(pool.volume_set(&name, &wish)?))
+}
+
+async fn volume_split_brain(Pool(pool): Pool, Name(name): Name) -> Reply<SplitBrain> {
+    Ok(Answer(pool.volume_split_brain(&name)?))
+}
+
+async fn volume_resolve(
+    Pool(pool): Pool,
+    Name(name): Name,
+    Wish(wish): Wish<ResolveSplitBrain>,
+) -> Reply<Changed> {
+    Ok(Answer(pool.volume_resolve(&name, &wish)?))
 }
 
 async fn volume_limits(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetLimits>) -> Reply<Changed> {

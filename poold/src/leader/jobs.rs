@@ -152,14 +152,19 @@ impl Leader {
                 (JobKind::Create, _) => "the volume stays as it is; nobody waits for it any more",
                 (JobKind::Verify, _) => "the comparison ends without a result",
                 (JobKind::Replicas, _) => "the replicas stay as they are; nobody waits for them any more",
-                (JobKind::Invalidate, Some(Phase::Sync)) => {
-                    let message = format!("job {id} (invalidate) cannot be undone any more");
+                (JobKind::Invalidate | JobKind::Resolve, Some(Phase::Sync)) => {
+                    let message = format!("job {id} ({}) cannot be undone any more", job.kind.word());
                     let hint = format!("`poolctl job watch {id}` waits for the end of the full sync");
                     return Err(ApiError::refused(message).hint(hint).object(object));
                 }
-                (JobKind::TakeOver | JobKind::Secondary | JobKind::Invalidate | JobKind::FakeSync, _) => {
-                    "it is not ordered any more; where it was done already, it stays done"
-                }
+                (
+                    JobKind::TakeOver
+                    | JobKind::Secondary
+                    | JobKind::Invalidate
+                    | JobKind::Resolve
+                    | JobKind::FakeSync,
+                    _,
+                ) => "it is not ordered any more; where it was done already, it stays done",
             };
             job.state = JobState::Cancelling;
             tx.event(&object, "is to be undone")?;

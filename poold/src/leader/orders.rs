@@ -21,7 +21,8 @@ pub fn order_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<
         let order = job.order.clone().filter(|_| job.phase == ORDER_PHASE)?;
         let volume = records.volumes.get(&job.volume)?;
         let node = job.order_node()?;
-        let waits = job.state == JobState::Running && !snapshot.orders.contains_key(&job.number);
+        let waits =
+            job.state == JobState::Running && !snapshot.orders.contains_key(&(job.number, node.to_owned()));
         (waits && snapshot.volume(node, &volume.id, now).is_some()).then(|| {
             let action = Action::Order {
                 job: job.number,
@@ -64,9 +65,12 @@ impl Leader {
             let observed = snapshot.observed(&volume.id, now);
             let node = NodeId::new(job.order_node()?).ok()?;
             let whole = observed.replica(&node).is_some_and(|replica| replica.is_whole());
-            return whole.then(|| (end(JobState::Done, None), None));
+            return whole.then(|| match job.next_loser() {
+                Some(next) => (next, None),
+                None => (end(JobState::Done, None), None),
+            });
         }
-        let came = snapshot.orders.get(&job.number);
+        let came = snapshot.orders.get(&(job.number, job.order_node()?.to_owned()));
         let order = job.order.as_ref()?;
         if came.is_none() && !is_seen(order, job, volume, snapshot, now) {
             return (job.state == JobState::Cancelling).then(|| (end(JobState::Cancelled, None), None));
@@ -88,9 +92,17 @@ impl Leader {
             }
             Order::StepDown => next.stepped_down = true,
             Order::FakeSync => return Some((done, None)),
-            Order::Invalidate => {
+            Order::Invalidate { .. } => {
                 let phase = Phase::Sync.word().to_owned();
-                return Some((JobRecord { phase, ..job.clone() }, None));
+                let note = done.note;
+                return Some((
+                    JobRecord {
+                        phase,
+                        note,
+                        ..job.clone()
+                    },
+                    None,
+                ));
             }
         }
         Some((done, Some(next)))
@@ -103,7 +115,7 @@ fn is_seen(order: &Order, job: &JobRecord, volume: &VolumeRecord, snapshot: &Sna
         Order::TakeOver { term } => snapshot
             .primary(&volume.id, now)
             .is_some_and(|(node, replica)| job.order_node() == Some(node) && replica.epoch >= *term),
-        Order::StepDown | Order::Invalidate | Order::FakeSync => false,
+        Order::StepDown | Order::Invalidate { .. } | Order::FakeSync => false,
     }
 }
 
@@ -112,7 +124,7 @@ pub fn order_words(order: &Order) -> &'static str {
     match order {
         Order::TakeOver { .. } => "become primary by itself",
         Order::StepDown => "give the primary role up",
-        Order::Invalidate => "throw its contents away",
+        Order::Invalidate { .. } => "throw its contents away",
         Order::FakeSync => "call its replica whole",
     }
 }

@@ -9,14 +9,14 @@ use api::pool::{Changed, JobKind, OnNode, REPLICAS_MAX, SetLimits, SetVolume, Sw
 use api::{ApiError, ErrorKind};
 use migrate::job::Phase;
 use migrate::place::{Request, choose};
-use model::{NodeId, ReplicaState};
+use model::NodeId;
 
 use super::Leader;
 use super::jobs::{ORDER_PHASE, refusal};
 use super::volumes::{desired, no_room};
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
-use crate::inventory::{Snapshot, replica_state};
+use crate::inventory::Snapshot;
 
 /// How long a flush waits for replicas in near-sync mode, in milliseconds, unless somebody says otherwise.
 const FLUSH_WAIT_MILLIS: u32 = 200;
@@ -499,7 +499,7 @@ impl Leader {
             ];
             let mut job = JobRecord::new(JobKind::Invalidate, &volume, ORDER_PHASE);
             job.to = Some(place(&node));
-            job.order = Some(Order::Invalidate);
+            job.order = Some(Order::Invalidate { keep: false });
             self.begin(tx, request.dry_run, &volume, job, steps)
         })
     }
@@ -509,11 +509,11 @@ impl Leader {
         let snapshot = self.inventory.snapshot();
         self.change(request.dry_run, |tx| {
             let (volume, node) = self.secondary_of(tx, name, &request.node, &snapshot)?;
-            let known = snapshot.volume(node.as_str(), &volume.id, Instant::now());
-            let replica = known.and_then(|known| known.replica.as_ref());
-            let state = replica.map(|replica| replica_state(&replica.state));
-            if replica.is_some_and(|replica| replica.sync_percent >= 100.0)
-                && matches!(state, Some(ReplicaState::Uptodate | ReplicaState::Behind))
+            // As its primary sees it too: a replica cannot know what it has missed.
+            let observed = snapshot.observed(&volume.id, Instant::now());
+            if observed
+                .replica(&node)
+                .is_some_and(|replica| replica.is_whole() && replica.sync_percent >= 100.0)
             {
                 return Ok(Changed {
                     object: format!("volume {name}"),

@@ -445,7 +445,7 @@ impl View<'_> {
                 // A replica that a job is filling takes nothing away from those that were there before.
                 let expected = job.is_some_and(|job| match job.kind {
                     JobKind::Create | JobKind::Replicas => true,
-                    JobKind::Join | JobKind::Migrate | JobKind::Invalidate => {
+                    JobKind::Join | JobKind::Migrate | JobKind::Invalidate | JobKind::Resolve => {
                         job.to.as_ref().is_some_and(|to| to.node == row.node)
                     }
                     JobKind::Delete

@@ -1,7 +1,7 @@
 //! Who is primary, when nobody can be asked: told what it loses, given out once, taken up again after a restart.
 
 use api::ErrorKind::Refused;
-use api::pool::{Attach, Change, Changed, Detach, JobKind, MakePrimary};
+use api::pool::{Attach, Change, Changed, Detach, JobKind, MakePrimary, ResolveSplitBrain};
 
 use super::*;
 
@@ -131,4 +131,53 @@ async fn a_primary_steps_down_and_another_follows_without_force() {
         .unwrap();
     finish(&client, &job, JobState::Done).await;
     assert_eq!(client.volume("web").await.unwrap().primary.as_deref(), Some("b"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_loser_of_a_split_brain_begins_anew_and_its_log_is_kept() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let hosts = pool("abc", &world).await;
+    let client = &hosts[0].client;
+    create(client, "web", 3).await;
+    let nothing = client.volume_resolve("web", &ResolveSplitBrain::default()).await;
+    assert!(nothing.unwrap().steps[0].contains("nothing"));
+    world.part("b");
+    world.part("c");
+    until(client, async || {
+        client.volume_split_brain("web").await.unwrap().parted
+            && client
+                .volume("web")
+                .await
+                .unwrap()
+                .replicas
+                .iter()
+                .filter(|row| row.state == "split-brain")
+                .count()
+                == 2
+    })
+    .await;
+    let wrong = ResolveSplitBrain {
+        winner: Some("b".to_owned()),
+        dry_run: false,
+    };
+    refused(
+        client.volume_resolve("web", &wrong).await,
+        &["primary web b --force"],
+    );
+    let job = client.volume_resolve("web", &ResolveSplitBrain::default()).await;
+    let job = job.unwrap().job.unwrap();
+    for _ in 0..2 {
+        in_phase(client, &job, "sync").await;
+        let before = client.job(&job).await.unwrap().to;
+        world.sync_to(100.0);
+        until(client, async || {
+            let now = client.job(&job).await.unwrap();
+            now.state.ended() || (now.to != before && now.phase == "sync")
+        })
+        .await;
+    }
+    let job = finish(client, &job, JobState::Done).await;
+    assert!(job.message.contains("kept"), "{job:?}");
+    assert!(!client.volume_split_brain("web").await.unwrap().parted);
 }

@@ -6,7 +6,7 @@ use migrate::job::{Phase, Work};
 use model::NodeId;
 
 use super::{CHECKSUM_PHASE, ORDER_PHASE};
-use crate::catalog::records::{JobRecord, VolumeRecord};
+use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
 
 impl JobRecord {
@@ -25,6 +25,7 @@ impl JobRecord {
             gate_micros_max: None,
             limit_seconds: 0,
             order: None,
+            losers: Vec::new(),
             note: None,
             verify: None,
             error: None,
@@ -67,6 +68,7 @@ impl JobRecord {
             | JobKind::TakeOver
             | JobKind::Secondary
             | JobKind::Invalidate
+            | JobKind::Resolve
             | JobKind::FakeSync => None,
         })
     }
@@ -78,12 +80,26 @@ impl JobRecord {
                 .iter()
                 .map(|phase| phase.word().to_owned())
                 .collect(),
-            Ok(None) if self.kind == JobKind::Invalidate => {
+            Ok(None) if matches!(self.kind, JobKind::Invalidate | JobKind::Resolve) => {
                 vec![ORDER_PHASE.to_owned(), Phase::Sync.word().to_owned()]
             }
             Ok(None) if self.order.is_some() => vec![ORDER_PHASE.to_owned()],
             Ok(None) | Err(_) => vec![CHECKSUM_PHASE.to_owned()],
         }
+    }
+
+    /// The same job with the order to the next host, if there is one.
+    pub fn next_loser(&self) -> Option<JobRecord> {
+        let (next, rest) = self.losers.split_first()?;
+        Some(JobRecord {
+            phase: ORDER_PHASE.to_owned(),
+            to: Some(PlaceRecord {
+                node: next.clone(),
+                vg: String::new(),
+            }),
+            losers: rest.to_vec(),
+            ..self.clone()
+        })
     }
 
     /// The host that an order goes to: the one that gets something, else the one that gives something up.
