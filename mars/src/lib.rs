@@ -18,6 +18,7 @@ pub mod meta;
 pub mod museum;
 mod partial;
 mod policy;
+pub mod pressure;
 mod promise;
 pub mod record;
 mod repair;

@@ -11,6 +11,7 @@ use crate::limit::{Meter, piece_bytes};
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::museum::{self, Mutant};
+use crate::pressure::{self, Need, Reason};
 use crate::record::{HEADER_BYTES, Header};
 use crate::survey::Survey;
 use crate::switch::{Paused, Switch};
@@ -646,18 +647,15 @@ impl Engine {
         }
         let serving = matches!(self.phase, Phase::Serving);
         let held_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
-        if serving && held_bytes > self.config.log_bytes_max && !museum::is(Mutant::LogKeptForDead) {
-            let slowest = self
-                .peers
-                .iter()
-                .filter(|(_, p)| p.counts)
-                .min_by_key(|(_, p)| p.committed);
-            // Only a peer that is behind our own write-back holds the log; else trimming has just to catch up.
-            if let Some((node, peer)) = slowest
-                && peer.committed < self.marks.written_back()
-                && self.log.sealed.lsn.since(peer.committed) > self.config.log_bytes_max / 2
-            {
-                let node = node.clone();
+        if serving && !museum::is(Mutant::LogKeptForDead) {
+            let counted = self.peers.iter().filter(|(_, peer)| peer.counts);
+            let laggard = pressure::laggard(
+                self.marks.trimmed()..self.log.sealed.lsn,
+                self.config.log_bytes_max,
+                self.marks.written_back(),
+                counted.map(|(node, peer)| (node, peer.committed)),
+            );
+            if let Some(node) = laggard.cloned() {
                 self.begin_track(&node);
                 if let Some(peer) = self.peers.get_mut(&node) {
                     peer.counts = false;
@@ -668,25 +666,37 @@ impl Engine {
                 });
             }
         }
-        let needed = if serving {
-            let counted = self
-                .peers
-                .values()
-                .filter(|peer| peer.counts && !museum::is(Mutant::TrimIgnoresPeers))
-                .filter(|peer| peer.link.is_some() || !museum::is(Mutant::TrimIgnoresAbsent));
-            let tracked = self.tracks.iter().map(|(_, track)| track.saved());
-            counted.map(|peer| peer.committed).chain(tracked).min()
-        } else {
-            // A replica may become primary: it keeps what any member may still need, as its source tells.
-            Some(self.follow.horizon)
-        };
-        let horizon = needed.map_or(self.marks.written_back(), |needed| {
-            needed.min(self.marks.written_back())
-        });
+        let horizon = self.horizon().from;
         let step = (self.config.log_bytes_max / 64).clamp(4096, 16 << 20);
         if horizon.since(self.meta.trimmed) >= step && !self.is_saving() {
             self.meta.trimmed = horizon;
             self.save(Then::Nothing);
         }
+    }
+    /// How far the log may be given up, and whose need that is.
+    pub(crate) fn horizon(&self) -> Need {
+        let written_back = self.marks.written_back();
+        if !matches!(self.phase, Phase::Serving) {
+            // A replica may become primary: it keeps what any member may still need, as its source tells.
+            let source = Need {
+                reason: Reason::Source,
+                from: self.follow.horizon,
+            };
+            return pressure::horizon(written_back, [source]);
+        }
+        let counted = self
+            .peers
+            .iter()
+            .filter(|(_, peer)| peer.counts && !museum::is(Mutant::TrimIgnoresPeers))
+            .filter(|(_, peer)| peer.link.is_some() || !museum::is(Mutant::TrimIgnoresAbsent));
+        let counted = counted.map(|(node, peer)| Need {
+            reason: Reason::Peer(node.clone()),
+            from: peer.committed,
+        });
+        let tracked = self.tracks.iter().map(|(node, track)| Need {
+            reason: Reason::Track(node.clone()),
+            from: track.saved(),
+        });
+        pressure::horizon(written_back, counted.chain(tracked))
     }
 }

@@ -8,6 +8,7 @@ use crate::engine::{Engine, Phase};
 use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
+use crate::pressure::Reason;
 use crate::settings::Settings;
 use crate::split::SplitBrain;
 use crate::switch::Paused;
@@ -41,6 +42,10 @@ pub struct Status {
     pub synced: SectorOffset,
     /// Bytes that differed in the running or last full sync.
     pub sync_copied_bytes: u64,
+    /// Log kept, in bytes.
+    pub log_bytes: u64,
+    /// For whom its oldest part is kept.
+    pub log_held_by: Reason,
     /// Bytes in memory that are not yet on the disk.
     pub shadow_bytes: u64,
     /// Guest requests waiting for memory or at the gate.
@@ -149,6 +154,8 @@ impl Engine {
             lineage: self.meta.lineage.clone(),
             synced: self.synced(),
             sync_copied_bytes: self.sync_copied_bytes,
+            log_bytes: self.log.sealed.lsn.since(self.marks.trimmed()),
+            log_held_by: self.horizon().reason,
             shadow_bytes: self.shadow.bytes(),
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,
