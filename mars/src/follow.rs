@@ -623,8 +623,9 @@ impl Engine {
                 self.follow.forget_source(self.now);
                 self.follow.state = State::Cutting { to, started: false };
             }
-            Ok(_) => self.close_follow(link),
-            // Damage says nothing about where histories part.
+            Ok(header) if header.lsn == to.lsn => self.close_follow(link),
+            // Damage says nothing about where histories part, and a batch of another place is damage.
+            Ok(header) => self.defective_log(to.lsn, format!("holds the batch of {}", header.lsn)),
             Err(error) => self.defective_log(to.lsn, error.to_string()),
         }
     }

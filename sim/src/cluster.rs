@@ -10,7 +10,7 @@ use model::Tick;
 use crate::profile::{Action, Profile};
 use crate::rng::Rng;
 use crate::shrink::Shape;
-use crate::world::{Figures, SETTLE_MICROS_MAX, Violation, World};
+use crate::world::{Figures, Matrix, SETTLE_MICROS_MAX, Violation, World};
 
 /// The volumes of a cluster.
 pub struct Cluster {
@@ -133,6 +133,7 @@ impl Cluster {
             virtual_micros: 0,
             gate_micros_max: 0,
             counts: BTreeMap::from([("checks: volumes", self.worlds.len() as u64)]),
+            matrix: Matrix::new(),
         };
         for figures in self.worlds.iter().map(World::figures) {
             sum.digest = sum.digest.rotate_left(1) ^ figures.digest;
@@ -140,6 +141,9 @@ impl Cluster {
             sum.gate_micros_max = sum.gate_micros_max.max(figures.gate_micros_max);
             for (kind, count) in figures.counts {
                 *sum.counts.entry(kind).or_default() += count;
+            }
+            for (cell, count) in figures.matrix {
+                *sum.matrix.entry(cell).or_default() += count;
             }
         }
         sum

@@ -62,6 +62,8 @@ pub(crate) struct Disk {
     pub slowness: u64,
     /// How many operations in a hundred take far longer than the others.
     pub stall_percent: u64,
+    /// The next operation of this lane is refused.
+    pub failing: Option<Lane>,
 }
 
 impl Disk {
@@ -76,6 +78,7 @@ impl Disk {
             waiting: Default::default(),
             slowness: 1,
             stall_percent: 1,
+            failing: None,
         };
         disk.find_holes();
         disk
@@ -93,6 +96,7 @@ impl Disk {
             waiting: self.waiting.clone(),
             slowness: self.slowness,
             stall_percent: self.stall_percent,
+            failing: None,
         }
     }
 
@@ -237,6 +241,28 @@ impl Disk {
             }
         }
         extents
+    }
+
+    /// The first operation of a lane is refused, and nothing of it is done; a flush that is refused leaves of what was
+    /// not durable what it likes. Says what was refused.
+    pub fn refuse(&mut self, lane: Lane, rng: &mut Rng) -> Option<&'static str> {
+        Some(match self.waiting[lane as usize].pop_front()? {
+            Effect::FlushLog { .. } => {
+                self.log.power_cut(rng);
+                "flush of the log"
+            }
+            Effect::FlushVolume { .. } => {
+                self.volume.power_cut(rng);
+                self.find_holes();
+                "flush of the volume"
+            }
+            Effect::AppendLog { .. } => "append to the log",
+            Effect::ReadLog { .. } => "read of the log",
+            Effect::WriteVolume { .. } => "write to the volume",
+            Effect::ReadVolume { .. } | Effect::VolumeStatus { .. } => "read of the volume",
+            Effect::SaveMeta { .. } => "save of the meta",
+            _ => "another operation",
+        })
     }
 
     /// The process ends: each lane had got some way, its next operation perhaps half way. The page cache lives on.

@@ -28,4 +28,4 @@ pub use profile::Profile;
 pub use report::{Report, run_seeds};
 pub use run::{Failure, Outcome, run_seed};
 pub use shrink::{Shape, Shrunk, run_shaped, shrink};
-pub use world::{Figures, Violation, World};
+pub use world::{Figures, Matrix, Violation, World};

@@ -48,6 +48,8 @@ pub(crate) struct Quality {
     pub latency_micros: (u64, u64),
     /// Bandwidth in bytes per millisecond: at least, and at most.
     pub bytes_per_milli: (u64, u64),
+    /// Messages that need to be sent again by the network below, in percent: they are late, and all behind them.
+    pub loss_percent: u64,
 }
 
 /// All connections, and who cannot reach whom.
@@ -138,7 +140,9 @@ impl Network {
         let wire_micros = bytes as u64 * 1000 / link.bytes_per_milli;
         let departs = link.ends[from].departs.max(now).after_micros(wire_micros + 1);
         link.ends[from].departs = departs;
-        let jitter = if rng.chance(2) {
+        let jitter = if rng.chance(self.quality.loss_percent) {
+            rng.spread(200_000, 1_600_000)
+        } else if rng.chance(2) {
             rng.spread(1, 50_000)
         } else {
             rng.below(link.latency_micros / 4 + 2)
@@ -201,6 +205,7 @@ mod tests {
     const QUALITY: Quality = Quality {
         latency_micros: (100, 100),
         bytes_per_milli: (1000, 1000),
+        loss_percent: 0,
     };
 
     fn connected() -> (Network, LinkId, Rng) {

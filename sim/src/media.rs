@@ -155,6 +155,20 @@ impl Media {
         self.flipped.push((at, bit));
     }
 
+    /// Puts other contents where a sector is durable; false when that would change nothing or is not possible.
+    pub fn spoil(&mut self, at: u64, wrong: &[u8]) -> bool {
+        let right = self.read(at, SECTOR).to_vec();
+        if right.len() != SECTOR || wrong.len() != SECTOR || right == wrong || !self.is_flushed(at) {
+            return false;
+        }
+        for (byte, (right, wrong)) in right.iter().zip(wrong).enumerate() {
+            (0..8u8)
+                .filter(|bit| (right ^ wrong) >> bit & 1 == 1)
+                .for_each(|bit| self.flip(at + byte as u64, bit));
+        }
+        true
+    }
+
     /// Turns all bits back.
     pub fn repair(&mut self) {
         for (at, bit) in std::mem::take(&mut self.flipped) {

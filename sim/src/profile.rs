@@ -16,7 +16,16 @@ pub(crate) enum Trouble {
     HalfOpen,
     SlowDisk,
     SlowNetwork,
+    LossyNetwork,
     BitFlip,
+    LostLogWrite,
+    MisdirectedLogWrite,
+    DiskFails,
+    ClockJump,
+    OldMembers,
+    WrongVerb,
+    /// An operator's verb, and a fault right after it.
+    VerbStruck,
     HandOver,
     /// A hand-over, and a fault in the middle of it.
     HandOverStruck,
@@ -42,6 +51,34 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
+    /// What operators do.
+    pub const VERBS: &[Trouble] = &[
+        Trouble::HandOver,
+        Trouble::Join,
+        Trouble::Leave,
+        Trouble::Checksum,
+        Trouble::Mode,
+        Trouble::Verify,
+    ];
+
+    /// What goes wrong.
+    pub const FAULTS: &[Trouble] = &[
+        Trouble::Kill,
+        Trouble::PowerCut,
+        Trouble::CutLink,
+        Trouble::HalfOpen,
+        Trouble::SlowDisk,
+        Trouble::LossyNetwork,
+        Trouble::BitFlip,
+        Trouble::Rot,
+        Trouble::LostLogWrite,
+        Trouble::MisdirectedLogWrite,
+        Trouble::DiskFails,
+        Trouble::ClockJump,
+        Trouble::OldMembers,
+        Trouble::WrongVerb,
+    ];
+
     const ALL: &[(Trouble, u64)] = &[
         (Trouble::Kill, 10),
         (Trouble::PowerCut, 7),
@@ -51,7 +88,15 @@ impl Trouble {
         (Trouble::HalfOpen, 4),
         (Trouble::SlowDisk, 4),
         (Trouble::SlowNetwork, 3),
+        (Trouble::LossyNetwork, 3),
         (Trouble::BitFlip, 2),
+        (Trouble::LostLogWrite, 2),
+        (Trouble::MisdirectedLogWrite, 2),
+        (Trouble::DiskFails, 3),
+        (Trouble::ClockJump, 3),
+        (Trouble::OldMembers, 2),
+        (Trouble::WrongVerb, 5),
+        (Trouble::VerbStruck, 15),
         (Trouble::HandOver, 20),
         (Trouble::HandOverStruck, 10),
         (Trouble::Join, 3),
@@ -129,6 +174,7 @@ impl Profile {
             quality: Quality {
                 latency_micros: (50, 300),
                 bytes_per_milli: (20_000, 100_000),
+                loss_percent: 0,
             },
             peace_micros: (10_000, 100_000),
             troubles: Vec::new(),
@@ -177,6 +223,7 @@ impl Profile {
                 },
             ),
             bytes_per_milli: if slow_network { (50, 1000) } else { (1000, 200_000) },
+            loss_percent: 0,
         };
         let habits = Habits {
             depth: rng.between(1, 16) as usize,

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::run::{Failure, Outcome, run_seed};
+use crate::world::Matrix;
 
 /// Figures of a series of seeds.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub struct Report {
     pub failures: BTreeMap<u64, Failure>,
     /// Happenings by kind.
     pub counts: BTreeMap<&'static str, u64>,
+    /// Faults by class and verb.
+    pub matrix: Matrix,
     /// Virtual time of all seeds together, in microseconds.
     pub virtual_micros: u64,
     /// Longest time at the gate of a hand-over, in microseconds.
@@ -42,6 +45,7 @@ pub fn run_seeds(from: u64, count: u64, jobs: usize, mut ended: impl FnMut(&Outc
         digest: 0,
         failures: BTreeMap::new(),
         counts: BTreeMap::new(),
+        matrix: Matrix::new(),
         virtual_micros: 0,
         gate_micros_max: 0,
         core_time: Duration::ZERO,
@@ -84,9 +88,46 @@ impl Report {
         for (kind, count) in outcome.counts {
             *self.counts.entry(kind).or_default() += count;
         }
+        for (cell, count) in outcome.matrix {
+            *self.matrix.entry(cell).or_default() += count;
+        }
         if let Some(failure) = outcome.failure {
             self.failures.insert(outcome.seed, failure);
         }
+    }
+}
+
+impl Report {
+    /// Cells of faults and verbs that never met.
+    pub fn empty_cells(&self) -> Vec<(&'static str, &'static str)> {
+        let (classes, verbs) = self.classes_and_verbs();
+        let cells = classes
+            .iter()
+            .flat_map(|class| verbs.iter().map(move |verb| (*class, *verb)));
+        cells.filter(|cell| !self.matrix.contains_key(cell)).collect()
+    }
+
+    fn classes_and_verbs(&self) -> (BTreeSet<&'static str>, BTreeSet<&'static str>) {
+        self.matrix.keys().copied().unzip()
+    }
+
+    fn write_matrix(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (classes, verbs) = self.classes_and_verbs();
+        write!(f, "{:38}", "faults in the middle of")?;
+        verbs.iter().try_for_each(|verb| write!(f, "{verb:>11}"))?;
+        writeln!(f)?;
+        for class in classes {
+            write!(f, "  {class:36}")?;
+            for verb in &verbs {
+                write!(
+                    f,
+                    "{:>11}",
+                    self.matrix.get(&(class, *verb)).copied().unwrap_or(0)
+                )?;
+            }
+            writeln!(f)?;
+        }
+        writeln!(f, "cells without a fault: {}", self.empty_cells().len())
     }
 }
 
@@ -126,6 +167,7 @@ impl fmt::Display for Report {
                 writeln!(f, "  {count:>12}  {kind}")?;
             }
         }
+        self.write_matrix(f)?;
         for (seed, failure) in &self.failures {
             writeln!(f, "FAILED seed {seed} {}", failure.what)?;
         }

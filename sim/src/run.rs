@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::cluster::Cluster;
 use crate::shrink::Shape;
-use crate::world::Figures;
+use crate::world::{Figures, Matrix};
 
 /// What a seed came to.
 #[derive(Clone, Debug)]
@@ -25,6 +25,8 @@ pub struct Outcome {
     pub gate_micros_max: u64,
     /// Happenings by kind.
     pub counts: BTreeMap<&'static str, u64>,
+    /// Faults by class and verb.
+    pub matrix: Matrix,
     /// The promise that was not kept.
     pub failure: Option<Failure>,
     /// The last lines of what happened.
@@ -97,6 +99,7 @@ pub(crate) fn live(seed: u64, mut cluster: Cluster) -> Outcome {
         virtual_micros,
         gate_micros_max,
         counts,
+        matrix,
     } = cluster.figures();
     Outcome {
         seed,
@@ -105,6 +108,7 @@ pub(crate) fn live(seed: u64, mut cluster: Cluster) -> Outcome {
         core_time: core_time(real_time).saturating_sub(began),
         gate_micros_max,
         counts,
+        matrix,
         failure,
         trace: cluster.trace_lines(),
     }

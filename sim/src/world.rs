@@ -4,12 +4,15 @@ mod chaos;
 mod check;
 mod faults;
 mod force;
+mod matrix;
 mod perform;
 mod promise;
 mod verify;
+mod wear;
 
 pub(crate) use check::SETTLE_MICROS_MAX;
 use force::Forced;
+pub use matrix::Matrix;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -77,6 +80,7 @@ enum Happening {
     Start { node: usize },
     Heal { a: usize, b: usize },
     Recover { node: usize },
+    Repair { node: usize },
     Strike { node: usize, other: usize },
     StrikeSync { joiner: usize },
     Tell { node: usize },
@@ -133,6 +137,12 @@ struct Node {
     thrown_away: Option<Tick>,
     /// Bits that turned on its volume's disk.
     rots: Vec<verify::Rot>,
+    /// Its clock has jumped so far ahead.
+    clock_ahead_micros: u64,
+    /// An operation was refused by its disk since it started.
+    disk_failed: bool,
+    /// Its next start does not know who joined or left.
+    keeps_old_members: bool,
 }
 
 /// Figures of a run.
@@ -146,6 +156,8 @@ pub struct Figures {
     pub gate_micros_max: u64,
     /// Happenings by kind.
     pub counts: BTreeMap<&'static str, u64>,
+    /// Faults by class and verb.
+    pub matrix: Matrix,
 }
 
 /// A command until it is answered.
@@ -187,6 +199,7 @@ pub struct World {
     found: Option<Violation>,
     /// Longest time at the gate of a hand-over, in microseconds.
     gate_micros_max: u64,
+    struck: matrix::Struck,
     /// What befell hosts here and has not been told to the other volumes of the cluster.
     befallen: Vec<HostFault>,
     forced: Forced,
@@ -230,6 +243,7 @@ impl World {
             verifying: None,
             found: None,
             gate_micros_max: 0,
+            struck: matrix::Struck::default(),
             befallen: Vec::new(),
             forced: Forced::default(),
         };
@@ -293,6 +307,9 @@ impl World {
             straight_from: None,
             thrown_away: None,
             rots: Vec::new(),
+            clock_ahead_micros: 0,
+            disk_failed: false,
+            keeps_old_members: false,
         });
         if self.members.contains(&index) {
             self.schedule(1, Happening::Start { node: index });
@@ -313,6 +330,7 @@ impl World {
 
     fn count(&mut self, what: &'static str) {
         *self.counts.entry(what).or_default() += 1;
+        self.note_struck(what);
     }
 
     fn say(&mut self, text: impl FnOnce() -> String) {
@@ -383,7 +401,11 @@ impl World {
             Happening::HangUp { link, end } => self.hang_up(link, end),
             Happening::Start { node } => self.start_node(node)?,
             Happening::Heal { a, b } => self.heal(a, b),
-            Happening::Recover { node } => self.nodes[node].disk.slowness = 1,
+            Happening::Recover { node } => {
+                self.nodes[node].disk.slowness = 1;
+                self.network.quality.loss_percent = 0;
+            }
+            Happening::Repair { node } => self.repair(node),
             Happening::Strike { node, other } => self.strike(node, other),
             Happening::StrikeSync { joiner } => self.strike_sync(joiner),
             Happening::Tell { node } => self.tell(node),
@@ -448,8 +470,9 @@ impl World {
                 describe::event(line, &event)
             });
             self.foresee(node, &event);
+            let clock = self.clock(node);
             if let Some(engine) = &mut self.nodes[node].engine {
-                engine.handle(self.now, event);
+                engine.handle(clock, event);
             }
         }
         let mut taken = 0;
@@ -476,7 +499,8 @@ impl World {
             return;
         };
         // A clock has a grain: a timer never goes off in the moment in which it was asked for.
-        let due = due.max(self.now.after_micros(1));
+        let wait_micros = due.micros_since(self.clock(node)).max(1);
+        let due = self.now.after_micros(wait_micros);
         if self.nodes[node].timer.is_none_or(|armed| due < armed) {
             self.nodes[node].timer = Some(due);
             let boot = self.nodes[node].boot;
@@ -490,7 +514,7 @@ impl World {
         }
         self.nodes[node].timer = None;
         let due = self.nodes[node].engine.as_ref().and_then(Engine::poll_timeout);
-        if due.is_some_and(|due| due <= self.now) {
+        if due.is_some_and(|due| due <= self.clock(node)) {
             self.delivered(node, boot, Event::Timer);
         } else {
             self.arm(node);
@@ -507,7 +531,11 @@ impl World {
         let members = self.member_ids();
         let now = self.now;
         let place = &mut self.nodes[node];
-        place.config.members = members;
+        if !std::mem::take(&mut place.keeps_old_members) {
+            place.config.members = members;
+        }
+        place.clock_ahead_micros = 0;
+        place.disk_failed = false;
         place.boot += 1;
         place.inbox.clear();
         place.timer = None;
@@ -550,6 +578,7 @@ impl World {
             virtual_micros: self.now.0,
             gate_micros_max: self.gate_micros_max,
             counts,
+            matrix: self.struck.matrix.clone(),
         }
     }
 

@@ -662,3 +662,69 @@ fn a_crash_while_the_log_is_turned_on_or_off_loses_nothing() {
     });
     assert!(straight > 20, "{straight}");
 }
+
+#[test]
+fn a_batch_in_the_wrong_place_is_damage_and_no_split_brain() {
+    let spoiled = lives(&Profile::calm(2), |world| {
+        let mut spoiled = 0;
+        for _ in 0..8 {
+            replicated(world, &[0, 1])?;
+            // What the replica has is not durable at its primary, which loses it; so it will be asked to cut it off.
+            world.slow_disk(0, 30);
+            world.run_for(SECOND / 5)?;
+            world.power_cut(0);
+            spoiled += u64::from(world.lose_log_write(1, true));
+            world.start_after(0, SECOND / 100);
+            world.run_for(SECOND)?;
+            world.slow_disk(0, 1);
+            if world
+                .status(1)
+                .is_some_and(|s| s.state == ReplicaState::DefectiveLog)
+            {
+                break;
+            }
+        }
+        world.settle()?;
+        Ok(spoiled)
+    });
+    assert!(spoiled > 10, "{spoiled} logs were spoiled");
+}
+
+#[test]
+fn a_disk_that_refuses_takes_its_replica_out_of_service_until_it_is_restarted() {
+    for lane in 0..3 {
+        lives(&Profile::calm(3), |world| {
+            replicated(world, &[0, 1, 2])?;
+            for node in [1, 0] {
+                let failed = |w: &World| count(w, |n| matches!(n, Notice::Failed { .. }));
+                let before = failed(world);
+                world.fail_disk(node, lane);
+                assert!(
+                    world.run_until(20 * SECOND, |w| failed(w) > before)?,
+                    "h{node} goes on"
+                );
+                replicated(world, &[0, 1, 2])?;
+            }
+            world.settle()?;
+            Ok(0)
+        });
+    }
+}
+
+#[test]
+fn a_clock_that_jumps_breaks_no_promise() {
+    lives(&Profile::calm(3), |world| {
+        replicated(world, &[0, 1, 2])?;
+        for (from, to) in [(0, 1), (1, 2), (2, 0)] {
+            world.jump_clock(from, 3600 * SECOND);
+            world.run_for(SECOND / 10)?;
+            replicated(world, &[0, 1, 2])?;
+            world.hand_over(from, to, SECOND).expect("it is up");
+            world.jump_clock(to, 10 * SECOND);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(to))?);
+            replicated(world, &[0, 1, 2])?;
+        }
+        world.settle()?;
+        Ok(0)
+    });
+}

@@ -101,6 +101,49 @@ impl World {
                     self.come_back(node);
                 }
             }
+            Trouble::LossyNetwork => {
+                self.count("faults: lossy network");
+                self.network.quality.loss_percent = self.rng.between(1, 30);
+                let micros = self.rng.spread(10_000, 4_000_000);
+                self.schedule(micros, Happening::Recover { node });
+            }
+            Trouble::LostLogWrite | Trouble::MisdirectedLogWrite => {
+                if self.nothing_is_handed_over() {
+                    self.lose_log_write(node, trouble == Trouble::MisdirectedLogWrite);
+                }
+            }
+            Trouble::DiskFails => {
+                // A takeover that a disk refuses may be durable all the same, and its operator would have to look again:
+                // the simulated one does not yet.
+                let forces =
+                    |(trouble, _): &(Trouble, u64)| matches!(trouble, Trouble::TakeOver | Trouble::StepDown);
+                let lane = self.rng.below(3);
+                if !self.profile.troubles.iter().any(forces) {
+                    self.fail_disk(node, lane);
+                }
+            }
+            Trouble::ClockJump => {
+                let micros = self.rng.spread(1000, 60_000_000);
+                self.jump_clock(node, micros);
+            }
+            Trouble::OldMembers => self.restart_with_old_members(node),
+            Trouble::WrongVerb => self.type_wrong_verb(),
+            Trouble::VerbStruck => {
+                if let (Some(verb), Some(fault)) = (
+                    self.rng.pick(Trouble::VERBS).copied(),
+                    self.rng.pick(Trouble::FAULTS).copied(),
+                ) {
+                    self.cause_trouble(verb);
+                    let micros = self.rng.spread(2, 30_000);
+                    let roll = self.rng.bits();
+                    let action = Action {
+                        at_micros: self.now.0 + micros,
+                        trouble: fault,
+                        roll,
+                    };
+                    self.schedule(micros, Happening::Trouble { action });
+                }
+            }
             Trouble::HandOver => {
                 self.try_hand_over(node);
             }
@@ -202,7 +245,7 @@ impl World {
         }
     }
 
-    fn come_back(&mut self, node: usize) {
+    pub(super) fn come_back(&mut self, node: usize) {
         let micros = self.rng.spread(1000, 3_000_000);
         self.start_after(node, micros);
     }
@@ -267,7 +310,7 @@ impl World {
     }
 
     /// Asks whoever serves, seldom somebody else, to give its role to `to`; returns who was asked.
-    fn try_hand_over(&mut self, to: usize) -> Option<usize> {
+    pub(super) fn try_hand_over(&mut self, to: usize) -> Option<usize> {
         // A replica with damage that nobody has found yet must not become the only one.
         if !self.all_are_sound() {
             return None;

@@ -28,7 +28,7 @@ impl World {
         let Some(engine) = &self.nodes[node].engine else {
             return Ok(());
         };
-        let status = engine.status(self.now);
+        let status = engine.status(self.clock(node));
         let marks = status.watermarks;
         let chain = [
             marks.trimmed(),
@@ -289,6 +289,8 @@ impl World {
         }
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.slowness = 1;
+            self.nodes[node].disk.failing = None;
+            self.nodes[node].keeps_old_members = false;
             if self.members.contains(&node) {
                 self.start_after(node, 1000);
             }
@@ -304,6 +306,7 @@ impl World {
         }
         self.want_no_more_replicas_than_there_are();
         self.resume_all();
+        self.hurry_verify();
         if !self.is_at_rest() {
             return Ok(false);
         }
@@ -317,9 +320,11 @@ impl World {
     fn never_rests(&self) -> Violation {
         let states: Vec<String> = self.members.iter().map(|node| self.stand(*node)).collect();
         let what = format!(
-            "never comes to rest; {} requests and {} commands unanswered\n  {}",
+            "never comes to rest; {} requests and {} commands unanswered, {:?} serve, history ends at {}\n  {}",
             self.guest.asked.len(),
             self.commands.len(),
+            self.serving(),
+            self.history.end().lsn,
             states.join("\n  ")
         );
         self.violation(None, what)
@@ -338,6 +343,18 @@ impl World {
             && !asked
         {
             self.set_mode(primary, Mode::Async, MaxLag::default());
+        }
+    }
+
+    /// A comparison that was told to take its time would take it.
+    fn hurry_verify(&mut self) {
+        let Some(primary) = self.primary() else { return };
+        let run = self.status(primary).and_then(|status| status.verify.as_ref());
+        let slow = run
+            .filter(|run| run.is_active() && run.bytes_per_second_max > 0)
+            .map(|run| run.repair);
+        if let Some(repair) = slow.filter(|_| self.commands.is_empty()) {
+            self.verify(primary, repair, 0);
         }
     }
 
@@ -386,7 +403,8 @@ impl World {
         match &self.nodes[node].status {
             None => format!("h{node} is down"),
             Some(s) => format!(
-                "h{node} {} {} ({}) epoch {} primary {:?} tip {} waiting {} {:?}",
+                "h{node} {} {} ({}) epoch {} primary {:?} tip {} waiting {} disk {} short {:?} late {:?} \
+                 verify {:?} {:?}",
                 s.role,
                 s.state,
                 s.reason.as_deref().unwrap_or("-"),
@@ -394,6 +412,10 @@ impl World {
                 s.primary,
                 s.tip.lsn,
                 s.waiting_requests,
+                self.nodes[node].disk.waiting(),
+                s.short_micros,
+                s.late_micros,
+                s.verify,
                 s.watermarks
             ),
         }

@@ -62,6 +62,10 @@ impl World {
         if !self.is_current(node, boot) {
             return Ok(());
         }
+        if self.nodes[node].disk.failing == Some(lane) {
+            self.refuse(node, lane);
+            return Ok(());
+        }
         let was_whole = self.nodes[node].disk.is_whole;
         if let Some(event) = self.nodes[node].disk.perform(lane) {
             if let Event::LogFlushed { up_to } = event {
@@ -340,6 +344,12 @@ impl World {
                 self.count("guest: sent on, not primary");
                 self.resend_later();
             }
+            Err(GuestError::Disk(_)) if self.nodes[node].disk_failed => {
+                // The disk below its primary has failed: no replication can hide that without a hand-over.
+                self.guest.refused(tag);
+                self.count("guest: told of a disk that failed");
+                self.resend_later();
+            }
             Err(error) => return Err(self.violation(Some(node), format!("the guest is told: {error}"))),
         }
         Ok(())
@@ -446,6 +456,7 @@ impl World {
             Notice::VerifyStarted { .. } => self.verify_started(),
             Notice::Difference { node: other, range } => self.difference_told(node, other, *range)?,
             Notice::VerifyEnded { run } => self.verify_ended(node, run)?,
+            Notice::Failed { .. } if self.nodes[node].disk_failed => self.count("engine: out of service"),
             Notice::Failed { error } => {
                 return Err(self.violation(Some(node), format!("goes out of service: {error}")));
             }

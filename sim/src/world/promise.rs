@@ -75,7 +75,7 @@ impl World {
         let Some(engine) = &self.nodes[node].engine else {
             return Ok(());
         };
-        let short = engine.status(self.now).short_micros.is_some();
+        let short = engine.status(self.clock(node)).short_micros.is_some();
         let degraded = short && matches!(mode, Mode::NearSync { .. });
         let what = match what {
             What::Before(end) => Some(end),

@@ -1,0 +1,171 @@
+//! What else wears on a host? Disks that refuse, logs that lose writes, clocks that jump, daemons that remember yesterday's
+//! members, and people who type the wrong verb.
+
+use mars::record::Header;
+use mars::{Command, DiskError, Event, MaxLag, SyncState};
+use model::{Mode, Role, Tick};
+
+use super::{Happening, World, node_id};
+use crate::disk::Lane;
+use crate::media::SECTOR;
+
+impl World {
+    /// A node's clock, which may be ahead of everybody's.
+    pub(super) fn clock(&self, node: usize) -> Tick {
+        self.now.after_micros(self.nodes[node].clock_ahead_micros)
+    }
+
+    /// A node's clock jumps ahead, as after a pause of the whole host.
+    pub fn jump_clock(&mut self, node: usize, micros: u64) {
+        if self.nodes[node].engine.is_none() {
+            return;
+        }
+        self.say(|| format!("CLOCK h{node} jumps {micros} us ahead"));
+        self.count("faults: clock jump");
+        let place = &mut self.nodes[node];
+        place.clock_ahead_micros += micros;
+        place.timer = None;
+        self.deliver(1, node, Event::Timer);
+    }
+
+    /// The next operation of a node's log, volume or meta is refused by the disk; whoever operates it restarts the daemon.
+    pub fn fail_disk(&mut self, node: usize, lane: u64) {
+        if self.nodes[node].engine.is_some() {
+            let lane = Lane::ALL[lane as usize % Lane::ALL.len()];
+            self.say(|| format!("DISK OF h{node} WILL REFUSE {lane:?}"));
+            self.nodes[node].disk.failing = Some(lane);
+        }
+    }
+
+    /// The operation at the head of a lane is refused.
+    pub(super) fn refuse(&mut self, node: usize, lane: Lane) {
+        self.nodes[node].disk.failing = None;
+        self.nodes[node].disk_failed = true;
+        let Some(operation) = self.nodes[node].disk.refuse(lane, &mut self.rng) else {
+            return;
+        };
+        self.say(|| format!("REFUSED h{node} {operation}"));
+        self.count(match lane {
+            Lane::Log => "faults: disk refuses, log",
+            Lane::Volume => "faults: disk refuses, volume",
+            Lane::Meta => "faults: disk refuses, meta",
+        });
+        let serves = self.nodes[node]
+            .status
+            .as_ref()
+            .is_some_and(|s| s.role == Role::Primary);
+        let was_primary = self.meta(node).is_some_and(|meta| meta.role == Role::Primary);
+        if serves || was_primary {
+            // A refused flush takes with it what was not durable, and the guest is told of an error.
+            self.guest.reborn();
+        }
+        let error = DiskError {
+            operation: operation.to_owned(),
+            reason: "input/output error".to_owned(),
+        };
+        self.deliver(1, node, Event::DiskFailed { error });
+        let micros = self.rng.spread(1000, 2_000_000);
+        self.schedule(micros, Happening::Repair { node });
+    }
+
+    /// Somebody restarts a daemon whose disk had failed.
+    pub(super) fn repair(&mut self, node: usize) {
+        self.kill(node);
+        if self.members.contains(&node) {
+            self.start_after(node, 1000);
+        }
+    }
+
+    /// A write to a secondary's log never reached its place, though everybody was told so: an older sector is there, or one
+    /// that belongs elsewhere. False when there is no such place.
+    pub fn lose_log_write(&mut self, node: usize, misdirected: bool) -> bool {
+        let Some(meta) = self.meta(node) else { return false };
+        let unfit = meta.role != Role::Secondary
+            || meta.sync != SyncState::Whole
+            || self.nodes[node].disk.log.is_damaged();
+        let (from, to) = (meta.written_back.lsn, meta.committed.lsn);
+        if unfit || from >= to {
+            return false;
+        }
+        // A batch is written as one: what is missing or misplaced begins with a header.
+        let log = &self.nodes[node].disk.log;
+        let sectors = (from.0..to.0).step_by(SECTOR);
+        let heads: Vec<u64> = sectors
+            .filter(|at| Header::decode(log.read(*at, SECTOR)).is_ok())
+            .collect();
+        let (Some(at), Some(other)) = (self.rng.pick(&heads).copied(), self.rng.pick(&heads).copied()) else {
+            return false;
+        };
+        let log = &mut self.nodes[node].disk.log;
+        let wrong = if misdirected {
+            log.read(other, SECTOR).to_vec()
+        } else {
+            vec![0; SECTOR]
+        };
+        if !log.spoil(at, &wrong) {
+            return false;
+        }
+        self.say(|| format!("LOG OF h{node} LACKS A WRITE at {at}"));
+        self.count(if misdirected {
+            "faults: misdirected write in a log"
+        } else {
+            "faults: lost write in a log"
+        });
+        true
+    }
+
+    /// A daemon restarts with the list of members that it had, while others already have a newer one.
+    pub(super) fn restart_with_old_members(&mut self, node: usize) {
+        self.count("faults: restart with an older configuration");
+        self.kill(node);
+        self.nodes[node].keeps_old_members = true;
+        let free = self.members.len() < self.profile.members_max;
+        let others: Vec<usize> = self.members.iter().copied().filter(|m| *m != node).collect();
+        let leaver = self.rng.pick(&others).copied();
+        let serving = self.serving();
+        match leaver.filter(|leaver| serving.len() == 1 && serving[0] != *leaver) {
+            Some(leaver) if self.members.len() > 2 && self.nothing_is_handed_over() => self.leave(leaver),
+            _ if free => {
+                self.join();
+            }
+            _ => {}
+        }
+        self.come_back(node);
+        let micros = self.rng.spread(10_000, 4_000_000);
+        self.schedule(micros, Happening::Tell { node });
+    }
+
+    /// Any verb, on any node, at any time: what is wrong now must be refused and change nothing.
+    pub(super) fn type_wrong_verb(&mut self) {
+        let hosts = self.nodes.len() as u64;
+        let (node, other) = (self.rng.below(hosts) as usize, self.rng.below(hosts) as usize);
+        if self.nodes[node].engine.is_none() {
+            return;
+        }
+        self.count("faults: wrong verb");
+        let command = match self.rng.below(7) {
+            0 => {
+                self.try_hand_over(other);
+                return;
+            }
+            1 => Command::HandOver {
+                to: node_id(node),
+                gate_micros_max: 0,
+            },
+            2 => Command::HandOver {
+                to: node_id(self.nodes.len()),
+                gate_micros_max: 1000,
+            },
+            3 => Command::SetMembers {
+                members: self.nodes[node].config.members.clone(),
+            },
+            4 => Command::VerifyCancel,
+            5 if self.primary() != Some(node) => Command::SetMode {
+                mode: Mode::Sync { replicas: 5 },
+                max_lag: MaxLag::default(),
+            },
+            _ => Command::Checksum,
+        };
+        self.command(node, command);
+    }
+}
