@@ -666,28 +666,17 @@ fn a_crash_while_the_log_is_turned_on_or_off_loses_nothing() {
 #[test]
 fn a_batch_in_the_wrong_place_is_damage_and_no_split_brain() {
     let spoiled = lives(&Profile::calm(2), |world| {
-        let mut spoiled = 0;
-        for _ in 0..8 {
-            replicated(world, &[0, 1])?;
-            // What the replica has is not durable at its primary, which loses it; so it will be asked to cut it off.
-            world.slow_disk(0, 30);
-            world.run_for(SECOND / 5)?;
-            world.power_cut(0);
-            spoiled += u64::from(world.lose_log_write(1, true));
-            world.start_after(0, SECOND / 100);
-            world.run_for(SECOND)?;
-            world.slow_disk(0, 1);
-            if world
-                .status(1)
-                .is_some_and(|s| s.state == ReplicaState::DefectiveLog)
-            {
-                break;
-            }
-        }
+        replicated(world, &[0, 1])?;
+        // What the replica has is not durable at its primary, which loses it; so it will be asked to cut it off.
+        world.slow_disk(0, 30);
+        world.run_for(SECOND / 5)?;
+        world.power_cut(0);
+        let spoiled = u64::from(world.lose_log_write(1, true));
+        world.start_after(0, SECOND / 100);
         world.settle()?;
         Ok(spoiled)
     });
-    assert!(spoiled > 10, "{spoiled} logs were spoiled");
+    assert!(spoiled > 5, "{spoiled} logs were spoiled");
 }
 
 #[test]
