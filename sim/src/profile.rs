@@ -110,7 +110,7 @@ impl Trouble {
         (Trouble::Mode, 6),
         (Trouble::Pause, 8),
         (Trouble::Detach, 3),
-        (Trouble::FakeSync, 1),
+        (Trouble::FakeSync, 6),
         (Trouble::Limit, 4),
         (Trouble::TakeOver, 5),
         (Trouble::StepDown, 2),
