@@ -10,7 +10,8 @@ use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
 
 impl JobRecord {
-    /// A job at its first phase; its number comes with [`Tx::add_job`].
+    /// A job at its first phase; its number comes with
+    /// [`crate::catalog::Tx::add_job`].
     pub fn new(kind: JobKind, volume: &VolumeRecord, phase: &str) -> JobRecord {
         JobRecord {
             number: 0,
