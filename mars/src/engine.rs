@@ -124,6 +124,7 @@ pub(crate) enum Io {
     ScanCut,
     Load {
         bytes_max: usize,
+        limit: Lsn,
     },
     ShipRead {
         link: LinkId,
@@ -489,7 +490,9 @@ impl Engine {
             (Io::RoundFlush, Event::VolumeFlushed { .. }) => self.round_flushed(),
             (Io::ScanRead { bytes_max }, Event::LogRead { bytes, .. }) => self.scanned(bytes, bytes_max),
             (Io::ScanCut, Event::LogReset { .. }) => self.scan_cut(),
-            (Io::Load { bytes_max }, Event::LogRead { bytes, .. }) => self.loaded(bytes, bytes_max),
+            (Io::Load { bytes_max, limit }, Event::LogRead { bytes, .. }) => {
+                self.loaded(bytes, bytes_max, limit);
+            }
             (Io::ShipRead { link, at }, Event::LogRead { bytes, .. }) => self.ship_read(link, at, bytes),
             (Io::OpenCheck { link, end, end_epoch }, Event::LogRead { bytes, .. }) => {
                 self.open_checked(link, end, end_epoch, &bytes);

@@ -255,13 +255,15 @@ impl Engine {
             return;
         }
         let bytes_max = self.read_bytes().max(self.replay.batch_bytes);
-        let id = self.io(Io::Load { bytes_max });
+        let limit = self.load_limit();
+        let id = self.io(Io::Load { bytes_max, limit });
         let at = self.replay.loaded.lsn;
         self.effects.push_back(Effect::ReadLog { id, at, bytes_max });
     }
 
-    pub(crate) fn loaded(&mut self, bytes: Bytes, bytes_max: usize) {
-        let limit = self.load_limit();
+    pub(crate) fn loaded(&mut self, bytes: Bytes, bytes_max: usize, asked_limit: Lsn) {
+        // The log has grown since it was read: what was not there when it was asked for is not missing.
+        let limit = self.load_limit().min(asked_limit);
         let mut rest = bytes.clone();
         while self.replay.loaded.lsn < limit {
             match Batch::decode_next(&rest, self.config.volume, self.replay.loaded, Epoch::NONE) {

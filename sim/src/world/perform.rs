@@ -71,7 +71,9 @@ impl World {
             if let Event::LogFlushed { up_to } = event {
                 self.history.flushed(node, up_to);
             }
-            let micros = self.rng.spread(1, 60);
+            // What was read of the log may be told long after it was read: appends and flushes overtake it.
+            let late = matches!(event, Event::LogRead { .. }) && self.rng.chance(10);
+            let micros = self.rng.spread(1, if late { 20_000 } else { 60 });
             self.deliver(micros, node, event);
         }
         if lane == Lane::Volume {
