@@ -3,7 +3,7 @@
 //! A map may say too much, never too little: what it names is compared by digest before anything travels.
 //!
 //! ```text
-//! track (one file per peer): magic u32 | crc32c u32 of all that follows | length u32 | term u32 | peer name |
+//! track (one file per peer): the envelope of `envelope.rs` around: term u32 | peer name |
 //!       base position | covered position | map
 //! map:  sectors u64 | extent_sectors u64 | bits, one per extent, lowest bit of the first byte first
 //! ```
@@ -12,9 +12,9 @@ use bytes::Bytes;
 use model::{NodeId, SectorCount, SectorOffset, SectorRange};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
+use crate::envelope;
 use crate::lineage::Position;
 use crate::message::SYNC_EXTENT_SECTORS;
-use crate::record::crc32c;
 
 /// Bits of a map at most: 128 KiB, whatever the volume's size.
 pub const BITS_MAX: u64 = 1 << 20;
@@ -187,28 +187,12 @@ impl SavedTrack {
         w.u32(self.term).node(&self.peer);
         w.position(self.base).position(self.covered);
         self.map.write(&mut w);
-        let body = w.into_bytes();
-        let mut out = Writer::default();
-        out.u32(MAGIC)
-            .u32(crc32c(&body))
-            .u32(body.len() as u32)
-            .bytes(&body);
-        out.into_bytes().freeze()
+        envelope::wrap(MAGIC, w)
     }
 
     /// Reads what [`SavedTrack::encode`] made.
     pub fn decode(bytes: Bytes) -> Result<SavedTrack, DecodeError> {
-        let mut head = Reader::new(bytes);
-        if head.u32("magic")? != MAGIC {
-            return Err(malformed("magic: not a track"));
-        }
-        let crc = head.u32("crc")?;
-        let length = head.u32("length")? as usize;
-        let body = head.bytes(length, "body")?;
-        if crc32c(&body) != crc {
-            return Err(malformed("crc32c of the body differs"));
-        }
-        let mut r = Reader::new(body);
+        let mut r = envelope::open(MAGIC, bytes, "a track")?;
         let track = SavedTrack {
             term: r.u32("term")?,
             peer: r.node("peer")?,

@@ -6,6 +6,7 @@
 pub mod codec;
 pub mod dirty;
 pub mod engine;
+mod envelope;
 pub mod event;
 mod fence;
 mod follow;

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, SectorRange, VolumeId};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
+use crate::envelope;
 use crate::lineage::{Position, Stretch};
-use crate::record::crc32c;
 use crate::settings::Settings;
 use crate::switch::Paused;
 use crate::verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};
@@ -100,7 +100,7 @@ pub enum SyncState {
 }
 
 impl Meta {
-    /// The encoded form: magic u32, crc32c u32 of all that follows, then the fields in order.
+    /// The encoded form: the envelope of `envelope.rs` around the fields in order.
     pub fn encode(&self) -> Bytes {
         let mut w = Writer::default();
         w.u64(self.generation)
@@ -146,13 +146,7 @@ impl Meta {
         for (node, verified) in &self.verified {
             w.node(node).lsn(verified.from).u64(verified.unix_seconds);
         }
-        let body = w.into_bytes();
-        let mut out = Writer::default();
-        out.u32(MAGIC)
-            .u32(crc32c(&body))
-            .u32(body.len() as u32)
-            .bytes(&body);
-        let out = out.into_bytes().freeze();
+        let out = envelope::wrap(MAGIC, w);
         assert!(
             out.len() <= META_BYTES_MAX,
             "LINEAGE_MAX keeps meta within its slot"
@@ -162,17 +156,7 @@ impl Meta {
 
     /// Reads a slot; bytes behind the encoded form are ignored.
     pub fn decode(slot: Bytes) -> Result<Meta, DecodeError> {
-        let mut head = Reader::new(slot);
-        if head.u32("magic")? != MAGIC {
-            return Err(malformed("magic: not a replica's meta"));
-        }
-        let crc = head.u32("crc")?;
-        let length = head.u32("length")? as usize;
-        let body = head.bytes(length, "body")?;
-        if crc32c(&body) != crc {
-            return Err(malformed("crc32c of the body differs"));
-        }
-        let mut r = Reader::new(body);
+        let mut r = envelope::open(MAGIC, slot, "a replica's meta")?;
         let meta = Meta {
             generation: r.u64("generation")?,
             volume: VolumeId(r.u128("volume")?),
