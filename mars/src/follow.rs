@@ -13,6 +13,7 @@ use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::record::{Batch, BatchError, HEADER_BYTES, Header};
 use crate::replay::Replay;
+use crate::ship::HEARTBEAT_MILLIS;
 use crate::switch::Paused;
 use crate::watermark::Watermarks;
 
@@ -112,6 +113,8 @@ pub(crate) struct Follow {
     /// What the source of a partial copy has named, until the copy begins.
     pub named: Option<(Position, DirtyMap)>,
     last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset, Paused)>,
+    /// When the source is told the same again, if something has come from it by then.
+    ack_again_at: Tick,
     /// The source has no log for us any more, and an operator wants us to keep what we have.
     pub outlived: bool,
 }
@@ -129,6 +132,7 @@ impl Follow {
             begin_anew: false,
             named: None,
             last_ack: None,
+            ack_again_at: now,
             outlived: false,
         }
     }
@@ -562,7 +566,7 @@ impl Engine {
         }
     }
 
-    /// Tells the source how far we are, once for all that has changed.
+    /// Tells the source how far we are, once for all that has changed; and that we are still there, when it says so itself.
     pub(crate) fn pump_ack(&mut self) {
         let State::Streaming { link, .. } = self.follow.state else {
             return;
@@ -580,8 +584,10 @@ impl Engine {
         let synced = self.synced();
         let paused = self.meta.paused;
         let ack = (appended, committed, written_back, whole, synced, paused);
-        if self.follow.last_ack != Some(ack) {
+        // The source's signs of life wake us often enough: no timer of our own is needed.
+        if self.follow.last_ack != Some(ack) || self.now >= self.follow.ack_again_at {
             self.follow.last_ack = Some(ack);
+            self.follow.ack_again_at = self.now.after_millis(HEARTBEAT_MILLIS);
             let message = Message::Ack {
                 appended,
                 committed,

@@ -22,8 +22,8 @@ const WINDOW_BYTES: u64 = 8 << 20;
 /// Log read and sent at one time.
 const CHUNK_BYTES: u64 = 512 << 10;
 
-/// A sign of life at least so often; links are given up after ten times that.
-const HEARTBEAT_MILLIS: u64 = 1000;
+/// A sign of life at least so often, answered by the replica; links are given up after ten times that.
+pub(crate) const HEARTBEAT_MILLIS: u64 = 1000;
 
 /// What a primary knows of another member.
 #[derive(Debug)]

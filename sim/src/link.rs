@@ -29,6 +29,8 @@ pub(crate) struct End {
     arrives: Tick,
     /// What this end sent has left by then.
     departs: Tick,
+    /// When something last arrived here.
+    pub heard: Tick,
 }
 
 /// A connection; the first end dialled.
@@ -114,6 +116,7 @@ impl Network {
             stage: Stage::Pending,
             arrives: now.after_micros(rng.spread(10, 2 * latency_micros + 1000)),
             departs: now,
+            heard: now,
         });
         let id = LinkId(self.next);
         self.next += 1;

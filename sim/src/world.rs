@@ -77,6 +77,7 @@ enum Happening {
     LinkUp { link: LinkId, end: usize },
     Arrive { link: LinkId, to: usize, bytes: Bytes },
     HangUp { link: LinkId, end: usize },
+    Listen { link: LinkId, end: usize },
     Start { node: usize },
     Heal { a: usize, b: usize },
     Recover { node: usize },
@@ -399,6 +400,7 @@ impl World {
             Happening::LinkUp { link, end } => self.link_up(link, end),
             Happening::Arrive { link, to, bytes } => self.arrive(link, to, bytes)?,
             Happening::HangUp { link, end } => self.hang_up(link, end),
+            Happening::Listen { link, end } => self.listen(link, end),
             Happening::Start { node } => self.start_node(node)?,
             Happening::Heal { a, b } => self.heal(a, b),
             Happening::Recover { node } => {

@@ -50,6 +50,23 @@ fn two_nodes_replicate() {
 }
 
 #[test]
+fn links_of_an_idle_volume_stay() {
+    for fetches in [true, false] {
+        lives(&Profile::calm(3), |world| {
+            replicated(world, &[0, 1, 2])?;
+            world.switch(1, Switch::Fetch, !fetches).expect("it is up");
+            world.hush();
+            world.run_for(SECOND)?;
+            let streams = |w: &World| count(w, |n| matches!(n, Notice::Streaming { .. }));
+            let before = streams(world);
+            world.run_for(60 * SECOND)?;
+            assert_eq!(streams(world), before, "streams were opened again");
+            Ok(0)
+        });
+    }
+}
+
+#[test]
 fn a_killed_primary_comes_back_with_every_answered_write() {
     lives(&Profile::calm(2), |world| {
         replicated(world, &[0, 1])?;

@@ -8,7 +8,7 @@ use model::NodeId;
 
 use super::{Happening, Kept, Violation, World, node_index};
 use crate::disk::Lane;
-use crate::link::Stage;
+use crate::link::{IDLE_MICROS, Stage};
 
 impl World {
     pub(super) fn take(&mut self, node: usize, effect: Effect) -> Result<(), Violation> {
@@ -125,9 +125,11 @@ impl World {
         }
         let (node, boot, other) = (link.ends[end].node, link.ends[end].boot, link.ends[1 - end].node);
         link.ends[end].stage = Stage::Up;
+        link.ends[end].heard = self.now;
         if !self.is_current(node, boot) {
             return self.leave_link(id, end, false);
         }
+        self.schedule(IDLE_MICROS, Happening::Listen { link: id, end });
         let peer = self.nodes[other].id.clone();
         self.delivered(
             node,
@@ -169,6 +171,24 @@ impl World {
         }
     }
 
+    /// A driver gives up a connection on which nothing was heard for long, be it whole.
+    pub(super) fn listen(&mut self, id: LinkId, end: usize) {
+        let Some(link) = self.network.links.get(&id) else {
+            return;
+        };
+        // Of those that are lost, each end has been told when it notices.
+        if link.lost || link.ends[end].stage != Stage::Up {
+            return;
+        }
+        let due = link.ends[end].heard.after_micros(IDLE_MICROS);
+        if self.now < due {
+            return self.schedule_at(due, Happening::Listen { link: id, end });
+        }
+        self.say(|| format!("SILENT link {}", id.0));
+        self.count("links: given up for silence");
+        self.hang_up(id, end);
+    }
+
     fn send(&mut self, node: usize, link: LinkId, message: &Message) {
         let boot = self.nodes[node].boot;
         let Some(end) = self.network.end_of(link, node, boot) else {
@@ -201,11 +221,15 @@ impl World {
     }
 
     pub(super) fn arrive(&mut self, link: LinkId, to: usize, bytes: Bytes) -> Result<(), Violation> {
-        let Some(found) = self.network.links.get(&link) else {
+        let Some(found) = self.network.links.get_mut(&link) else {
             return Ok(());
         };
+        if found.lost || found.ends[to].stage != Stage::Up {
+            return Ok(());
+        }
+        found.ends[to].heard = self.now;
         let end = found.ends[to];
-        if found.lost || end.stage != Stage::Up || !self.is_current(end.node, end.boot) {
+        if !self.is_current(end.node, end.boot) {
             return Ok(());
         }
         let message = Message::decode(bytes)
