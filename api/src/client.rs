@@ -229,6 +229,11 @@ impl Client {
         self.post(&volume_path(name, "/verify"), request).await
     }
 
+    /// End the comparison that is under way.
+    pub async fn volume_verify_cancel(&self, name: &str, request: &Change) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/verify-cancel"), request).await
+    }
+
     /// Positions of the log on every replica.
     pub async fn volume_log(&self, name: &str) -> Result<VolumeLog, ApiError> {
         self.get(&volume_path(name, "/log")).await

@@ -12,7 +12,9 @@ mod vg;
 mod volume;
 
 pub use event::{Event, EventList};
-pub use job::{Job, JobKind, JobList, JobState, Migrate, ReplicaDigest, Verdict, VerifyReport};
+pub use job::{
+    DifferenceRow, Job, JobKind, JobList, JobState, Migrate, Verdict, VerifiedReplica, VerifyReport,
+};
 pub use node::{
     IssueToken, JoinAnswer, JoinPool, JoinRequest, Node, NodeList, NodeState, PoolInfo, PoolInit, RemoveNode,
     Token,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use api::pool::{Changed, Job, JobKind, JobState};
+use api::pool::{Changed, Job, JobKind, JobState, Verdict};
 use api::{ApiError, ErrorKind};
 use clap::{Args, Subcommand};
 
@@ -262,10 +262,14 @@ fn problem(job: &Job) -> Option<ApiError> {
             "job {} failed: {}",
             job.id, job.message
         )))),
-        (JobState::Cancelled, None) => Some(on_job(ApiError::failed(format!(
-            "job {} was cancelled; what it had done is undone",
-            job.id
-        )))),
+        (JobState::Cancelled, None) => {
+            let what = match job.kind {
+                JobKind::Verify => "what it had found stays known",
+                _ => "what it had done is undone",
+            };
+            let message = format!("job {} was cancelled; {what}", job.id);
+            Some(on_job(ApiError::failed(message)))
+        }
         (JobState::Running | JobState::Cancelling | JobState::Done, None) => job
             .verify
             .as_ref()
@@ -294,7 +298,12 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         JobKind::Leave => format!("{} has no replica of {volume} any more", node(&job.from)),
         JobKind::Primary => format!("{} is primary of {volume}", node(&job.to)),
         JobKind::Migrate => format!("{volume} moved from {} to {}", node(&job.from), node(&job.to)),
-        JobKind::Verify => format!("all replicas of {volume} are equal"),
+        JobKind::Verify => match job.verify.as_ref().map(|report| report.verdict) {
+            Some(Verdict::Repaired) => {
+                format!("what differed is repaired: all replicas of {volume} are equal")
+            }
+            _ => format!("all replicas of {volume} are equal"),
+        },
         JobKind::Invalidate => format!("the replica of {volume} on {} is whole again", node(&job.to)),
         JobKind::Resolve => format!(
             "the history of {volume} on {} lives on everywhere",

@@ -11,8 +11,8 @@ use crate::output::{self, Output};
 /// Without a terminal, a line at most this often while a phase lasts.
 const LINE_INTERVAL: Duration = Duration::from_secs(3);
 
-/// The phase in which bytes are moved; only there do percent, rate and time to go mean something.
-const SYNC: &str = "sync";
+/// The phases in which a volume is gone through; only there do percent, rate and time to go mean something.
+const MEASURED: [&str; 2] = ["sync", "compare"];
 
 /// What a job does now and which part of it that is: `sync (2 of 4)`.
 pub fn phase(job: &Job) -> String {
@@ -26,16 +26,16 @@ pub fn phase(job: &Job) -> String {
 
 /// Phase and percent, for a column.
 pub fn brief(job: &Job) -> String {
-    if job.phase == SYNC {
-        format!("{SYNC} {}", output::percent(job.percent))
+    if MEASURED.contains(&job.phase.as_str()) {
+        format!("{} {}", job.phase, output::percent(job.percent))
     } else {
         job.phase.clone()
     }
 }
 
-/// How far the sync is, as far as is known; in other phases what the job waits for.
+/// How far a sync or a comparison is, as far as is known; in other phases what the job waits for.
 pub fn figures(job: &Job) -> String {
-    if job.phase != SYNC {
+    if !MEASURED.contains(&job.phase.as_str()) {
         return job.message.clone();
     }
     let mut parts = vec![output::percent(job.percent)];
@@ -143,7 +143,7 @@ mod tests {
     #[test]
     fn figures_leave_out_what_is_not_known() {
         let mut job = job();
-        job.phase = SYNC.to_owned();
+        job.phase = "sync".to_owned();
         job.percent = 42.0;
         assert_eq!(figures(&job), "42.0%");
         assert_eq!(phase(&job), "sync (2 of 4)");

@@ -33,9 +33,6 @@ const RETRY: Duration = Duration::from_millis(500);
 /// When steps that succeeded are still asked for: something undid them.
 const REPEAT: Duration = Duration::from_secs(5);
 
-/// The same for a checksum, which reads a whole disk and only waits for the other hosts.
-const REPEAT_CHECKSUM: Duration = Duration::from_secs(120);
-
 /// Newest orders that are remembered; each is asked for again until its report has arrived, which takes a moment.
 const ORDERS_REMEMBERED: usize = 64;
 
@@ -323,17 +320,7 @@ fn is_due(last: Option<&Last>, steps: &[Step]) -> bool {
     let Some(last) = last.filter(|last| last.steps == steps) else {
         return true;
     };
-    let reads_a_disk = steps
-        .iter()
-        .any(|step| matches!(step.action, Action::Checksum { .. }));
-    last.at.elapsed()
-        >= if !last.ok {
-            RETRY
-        } else if reads_a_disk {
-            REPEAT_CHECKSUM
-        } else {
-            REPEAT
-        }
+    last.at.elapsed() >= if last.ok { REPEAT } else { RETRY }
 }
 
 fn look_at_vg(vg: &VgRef) -> VgReport {

@@ -12,6 +12,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use api::pool::JobKind;
 use api::{ApiError, ErrorKind};
 
 use records::{
@@ -193,11 +194,14 @@ impl Records {
         job.is_some_and(|job| !job.state.ended())
     }
 
-    /// The job at work on a volume.
+    /// The job at work on a volume; a comparison, which changes nothing and gives way, only where there is no other.
     pub fn job_at(&self, volume_id: &str) -> Option<&JobRecord> {
-        self.jobs
+        let mut jobs = self
+            .jobs
             .iter()
-            .find(|job| job.volume == volume_id && !job.state.ended())
+            .filter(|job| job.volume == volume_id && !job.state.ended());
+        let first = jobs.clone().next();
+        jobs.find(|job| job.kind != JobKind::Verify).or(first)
     }
 }
 

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::control::{
     BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
-    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, SwitchWord, VolumeLimits,
-    VolumeSettings, VolumeStatus,
+    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, SwitchWord, VerifiedStatus,
+    VerifyEndWord, VerifyNodeStatus, VerifyStatus, VolumeLimits, VolumeSettings, VolumeStatus,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -24,8 +24,8 @@ struct Inner {
     hosts: BTreeMap<String, BTreeMap<String, Known>>,
     /// Whether new replicas are whole at once.
     instant_sync: bool,
-    /// Whether guests write all the time.
-    busy: bool,
+    /// Whether comparisons do not come to their end.
+    slow: bool,
     /// Nodes whose disk differs.
     rotten: Vec<String>,
     hand_overs: u64,
@@ -53,6 +53,7 @@ struct Replica {
     paused: Vec<SwitchWord>,
     faked: bool,
     parted: bool,
+    verify: Option<VerifyStatus>,
 }
 
 impl World {
@@ -75,8 +76,8 @@ impl World {
         }
     }
 
-    pub fn set_busy(&self, busy: bool) {
-        self.lock().busy = busy;
+    pub fn set_slow(&self, slow: bool) {
+        self.lock().slow = slow;
     }
 
     pub fn rot(&self, node: &str) {
@@ -256,8 +257,8 @@ const NOT_FOUND: Bad = (ControlErrorKind::NotFound, "no such volume");
 impl Host {
     fn answer(&self, call: Call) -> Result<Outcome, Bad> {
         let mut inner = self.world.lock();
-        let (instant_sync, busy) = (inner.instant_sync, inner.busy);
-        let rotten = inner.rotten.contains(&self.node);
+        let (instant_sync, slow) = (inner.instant_sync, inner.slow);
+        let rotten = inner.rotten.clone();
         if let Call::VolumeHandOver { volume, to, .. } = &call {
             return self.hand_over(&mut inner, volume, to);
         }
@@ -310,6 +311,7 @@ impl Host {
                     paused: Vec::new(),
                     faked: false,
                     parted: false,
+                    verify: None,
                 });
             }
             Call::VolumeRemote {
@@ -370,22 +372,44 @@ impl Host {
                     .doors
                     .retain(|open| open.door != door);
             }
-            Call::VolumeChecksum { volume } => {
-                here.get(&volume)
-                    .and_then(|known| known.replica.as_ref())
-                    .ok_or(NOT_FOUND)?;
-                let digest = if rotten { "bad" } else { "good" }.repeat(8);
-                return Ok(Outcome::Checksum {
-                    digest,
-                    from_lsn: 100,
-                    to_lsn: if busy { 101 } else { 100 },
+            Call::VolumeVerify { volume, repair, .. } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let nodes = known.members.iter().map(|member| VerifyNodeStatus {
+                    node: member.node.clone(),
+                    left_out: false,
+                    different_bytes: if rotten.contains(&member.node) { 4096 } else { 0 },
+                    repaired_bytes: if rotten.contains(&member.node) && repair {
+                        4096
+                    } else {
+                        0
+                    },
                 });
+                let began = VerifiedStatus {
+                    from_lsn: 100,
+                    unix_seconds: 1_700_000_000,
+                };
+                let run = VerifyStatus {
+                    began,
+                    percent: if slow { 40.0 } else { 100.0 },
+                    repair,
+                    ended: (!slow).then_some(VerifyEndWord::Finished),
+                    nodes: nodes.collect(),
+                    differences: Vec::new(),
+                };
+                known.replica.as_mut().ok_or(NOT_FOUND)?.verify = Some(run);
+            }
+            Call::VolumeVerifyCancel { volume } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                if let Some(run) = &mut replica.verify {
+                    run.ended.get_or_insert(VerifyEndWord::Cancelled);
+                }
             }
             Call::VolumeLimits { volume, limits } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.limits = limits;
             }
-            Call::VolumeVerify { .. } | Call::VolumeVerifyCancel { .. } | Call::VolumeCompression { .. } => {
+            Call::VolumeChecksum { .. } | Call::VolumeCompression { .. } => {
                 return Err((ControlErrorKind::Refused, "it stays as it is"));
             }
             Call::VolumeSettings { volume, settings } => {
@@ -510,6 +534,7 @@ impl Host {
                     limits: replica.limits,
                     paused: replica.paused.clone(),
                     faked: replica.faked,
+                    verify: replica.verify.clone(),
                     chain_digest: "c".repeat(32),
                     sync_percent: replica.percent,
                     peers: if replica.primary {

@@ -32,19 +32,6 @@ pub struct Trouble {
     pub error: ApiError,
 }
 
-/// A checksum that a host reported.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Checksum {
-    /// Number of the attempt.
-    pub attempt: u64,
-    /// 32 hex digits.
-    pub digest: String,
-    /// Log position when it began.
-    pub from_lsn: u64,
-    /// Log position when it ended.
-    pub to_lsn: u64,
-}
-
 /// Everything that the hosts have said; cheap enough to clone for each look.
 #[derive(Clone, Debug, Default)]
 pub struct Snapshot {
@@ -54,8 +41,6 @@ pub struct Snapshot {
     pub troubles: BTreeMap<(String, String), Trouble>,
     /// Gate of the newest hand-over, by volume id, in microseconds.
     pub gates: BTreeMap<String, u64>,
-    /// Newest checksum, by volume id and host.
-    pub checksums: BTreeMap<(String, String), Checksum>,
     /// What came of orders, by job and host: in words, or why they are refused for good.
     pub orders: BTreeMap<(u64, String), Result<String, ApiError>>,
 }
@@ -82,24 +67,6 @@ impl Inventory {
                         }
                         StepOutcome::HandedOver { gate_micros } => {
                             newest.gates.insert(key.0, *gate_micros);
-                        }
-                        StepOutcome::Checksum {
-                            attempt,
-                            digest,
-                            from_lsn,
-                            to_lsn,
-                        } => {
-                            let (attempt, digest) = (*attempt, digest.clone());
-                            let (from_lsn, to_lsn) = (*from_lsn, *to_lsn);
-                            newest.checksums.insert(
-                                key,
-                                Checksum {
-                                    attempt,
-                                    digest,
-                                    from_lsn,
-                                    to_lsn,
-                                },
-                            );
                         }
                     }
                 }
@@ -131,14 +98,12 @@ impl Inventory {
         let mut newest = self.lock();
         newest.hosts.remove(node);
         newest.troubles.retain(|(_, host), _| host != node);
-        newest.checksums.retain(|(_, host), _| host != node);
     }
 
     /// Forgets volumes that are no more.
     pub fn keep_volumes(&self, volumes: &BTreeSet<String>) {
         let mut newest = self.lock();
         newest.troubles.retain(|(volume, _), _| volumes.contains(volume));
-        newest.checksums.retain(|(volume, _), _| volumes.contains(volume));
         newest.gates.retain(|volume, _| volumes.contains(volume));
     }
 

@@ -28,7 +28,6 @@ use crate::inventory::Inventory;
 use crate::tls::{Authority, Credentials};
 use jobs::Board;
 use reconcile::Handout;
-use verify::Attempts;
 
 /// Longest time that a request may ask to wait.
 pub const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -49,7 +48,6 @@ pub struct Leader {
     changed: watch::Sender<u64>,
     handout: watch::Sender<Arc<Handout>>,
     board: watch::Sender<Arc<Board>>,
-    attempts: Attempts,
 }
 
 impl Leader {
@@ -71,7 +69,6 @@ impl Leader {
             changed: watch::Sender::new(0),
             handout: watch::Sender::new(Arc::new(Handout::first())),
             board: watch::Sender::new(Arc::default()),
-            attempts: Attempts::default(),
         }
     }
 

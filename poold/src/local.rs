@@ -1,10 +1,13 @@
 //! What can a host say while the catalog cannot be reached? What its own marsd knows, and that this is all there is.
 
+use std::collections::BTreeMap;
+
 use api::ApiError;
 use api::control::{HostStatus, ReplicaStatus, VolumeStatus};
 use api::pool::{DoorKind, DoorRow, Node, NodeState, PoolState, ReplicaRow, Status, Volume};
 use model::ReplicaState;
 
+use crate::clock;
 use crate::inventory::{SEVERITY, replica_state, severity};
 use crate::leader::settings::mode_word;
 
@@ -109,6 +112,7 @@ fn volume(own: &Own, known: &VolumeStatus) -> Volume {
         replicas,
         doors: doors(own, known),
         last_verified: None,
+        differing_bytes: BTreeMap::new(),
         job: None,
     }
 }
@@ -130,6 +134,7 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         vg: String::new(),
         paused: Vec::new(),
         faked: false,
+        verified: None,
         age_seconds: None,
     };
     let Some(here) = here else { return row };
@@ -139,6 +144,9 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         (row.written_back, row.peer_committed) = (here.written_back_lsn, here.committed_lsn);
         (row.paused, row.faked) = (here.paused.clone(), here.faked);
         (row.sync_percent, row.age_seconds) = (here.sync_percent, Some(0.0));
+        row.verified = here
+            .verified
+            .map(|verified| clock::from_unix_seconds(verified.unix_seconds));
         return row;
     }
     if here.primary.as_deref() == Some(node) {

@@ -127,11 +127,8 @@ pub enum Action {
         /// Whether it goes on.
         on: bool,
     },
-    /// Digest the replica's contents.
-    Checksum {
-        /// Number of the attempt; comes back with the result.
-        attempt: u64,
-    },
+    /// End the comparison of all replicas; of the primary.
+    VerifyCancel,
     /// Do something once.
     Order {
         /// The job that gives the order, and the order's name: an agent that has done it does not do it again.
@@ -159,6 +156,13 @@ pub enum Order {
     },
     /// Be whole by an operator's word.
     FakeSync,
+    /// Compare all replicas while guests write; of the primary.
+    Verify {
+        /// Whether what differs is copied from the primary.
+        repair: bool,
+        /// Bytes to compare in a second at most.
+        bytes_per_second_max: Option<u64>,
+    },
 }
 
 /// What an agent has seen and done.
@@ -212,17 +216,6 @@ pub enum StepOutcome {
     HandedOver {
         /// How long the gate was closed, in microseconds.
         gate_micros: u64,
-    },
-    /// The digest.
-    Checksum {
-        /// Number of the attempt.
-        attempt: u64,
-        /// 32 hex digits.
-        digest: String,
-        /// Log position when it began.
-        from_lsn: u64,
-        /// Log position when it ended.
-        to_lsn: u64,
     },
     /// The order was carried out.
     Ordered {

@@ -35,7 +35,7 @@ pub enum JobKind {
     Primary,
     /// Phases `join`, `sync`, `hand-over` (if the replica that leaves is the primary), `leave`.
     Migrate,
-    /// Phase `checksum`.
+    /// Phases `order`, `compare`.
     Verify,
     /// Phase `order`: a replica becomes primary without a grant.
     TakeOver,
@@ -128,9 +128,9 @@ pub struct Job {
     pub from: Option<String>,
     /// The host that gets a replica or the role.
     pub to: Option<String>,
-    /// Percent of the bytes of the present sync; 100 afterwards.
+    /// Percent of the bytes of the present sync or comparison; 100 afterwards.
     pub percent: f64,
-    /// Bytes of the volume gone through by the sync.
+    /// Bytes of the volume gone through by it.
     pub done_bytes: u64,
     /// Bytes of the volume to go through.
     pub total_bytes: u64,
@@ -138,7 +138,7 @@ pub struct Job {
     pub copied_bytes: u64,
     /// Present speed.
     pub rate_bytes_per_second: u64,
-    /// Time to the end of the sync at this speed; `null` when unknown.
+    /// Time to its end at this speed; `null` when unknown.
     pub eta_seconds: Option<f64>,
     /// Longest time the gate was closed during the hand-over, in microseconds; `null` before it.
     pub gate_micros_max: Option<u64>,
@@ -146,7 +146,7 @@ pub struct Job {
     pub message: String,
     /// Why it failed.
     pub error: Option<ApiError>,
-    /// Result of `volume verify`.
+    /// What `volume verify` has found so far.
     pub verify: Option<VerifyReport>,
     /// When it was asked for (RFC 3339).
     pub created: String,
@@ -167,12 +167,16 @@ pub struct JobList {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The same contents at the same position everywhere.
+    /// Nothing is different so far; the comparison goes on.
+    Running,
+    /// The same contents on every replica.
     Equal,
-    /// Different contents at the same position.
+    /// There were differences; the same contents on every replica now.
+    Repaired,
+    /// Different contents.
     Different,
-    /// Writes never paused for long enough.
-    Busy,
+    /// Nothing is different where it was compared, but some replicas were not compared.
+    Incomplete,
 }
 
 /// Result of `volume verify`.
@@ -180,19 +184,40 @@ pub enum Verdict {
 pub struct VerifyReport {
     /// What was found.
     pub verdict: Verdict,
+    /// When it began (RFC 3339): each sector was compared as it was at some moment from then on.
+    pub began: String,
+    /// Whether differences are repaired.
+    pub repair: bool,
+    /// The primary's host: what others are compared with.
+    pub primary: String,
     /// One per replica.
-    pub replicas: Vec<ReplicaDigest>,
+    pub replicas: Vec<VerifiedReplica>,
+    /// The first differences.
+    pub differences: Vec<DifferenceRow>,
 }
 
-/// The contents of one replica.
+/// What a comparison found out about one replica.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ReplicaDigest {
+pub struct VerifiedReplica {
     /// The host.
     pub node: String,
-    /// 32 hex digits.
-    pub digest: String,
-    /// Log position that the digest stands for, when nothing was written meanwhile.
-    pub from_lsn: u64,
-    /// Log position when it ended.
-    pub to_lsn: u64,
+    /// Whether it took part; one that was away or had no version for too long is left out.
+    pub compared: bool,
+    /// Length of the extents that were different.
+    pub different_bytes: u64,
+    /// Of these, length of those that are equal now.
+    pub repaired_bytes: u64,
+}
+
+/// An extent that was different on one replica.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DifferenceRow {
+    /// The host.
+    pub node: String,
+    /// Where in the volume.
+    pub offset_bytes: u64,
+    /// How much.
+    pub length_bytes: u64,
+    /// Whether it is equal now.
+    pub repaired: bool,
 }

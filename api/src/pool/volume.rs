@@ -1,5 +1,7 @@
 //! What can be asked of a volume, and how does it stand?
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::control::{SwitchWord, VolumeLimits, VolumeSettings};
@@ -185,9 +187,12 @@ pub struct Detach {
 /// `volume verify`. Returns a job whose `verify` holds the result.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Verify {
-    /// How long to wait for a moment without writes, in seconds; 60 when absent.
+    /// Copy from the primary what differs.
     #[serde(default)]
-    pub limit_seconds: Option<u64>,
+    pub repair: bool,
+    /// Bytes to compare in a second at most; as fast as it goes when absent.
+    #[serde(default)]
+    pub bytes_per_second_max: Option<u64>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -224,8 +229,10 @@ pub struct Volume {
     pub replicas: Vec<ReplicaRow>,
     /// Its doors.
     pub doors: Vec<DoorRow>,
-    /// When all replicas were last found equal (RFC 3339).
+    /// When the comparison began that last found all replicas equal (RFC 3339).
     pub last_verified: Option<String>,
+    /// Replicas that the last comparison left different, with the length of what differs.
+    pub differing_bytes: BTreeMap<String, u64>,
     /// The job at work on it.
     pub job: Option<String>,
 }
@@ -261,6 +268,8 @@ pub struct ReplicaRow {
     pub paused: Vec<SwitchWord>,
     /// Whether only an operator's word says that it is whole.
     pub faked: bool,
+    /// When the comparison began that last found it equal to the others (RFC 3339), as it remembers itself.
+    pub verified: Option<String>,
     /// Age of these figures; `null` when never reported.
     pub age_seconds: Option<f64>,
 }

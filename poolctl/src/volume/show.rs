@@ -56,7 +56,19 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
     ))?;
     output.line(&format!("  id        {}", volume.id))?;
     let verified = volume.last_verified.as_deref().unwrap_or("never");
-    output.line(&format!("  verified  {verified}"))?;
+    let differing = volume.differing_bytes.iter();
+    let differing: Vec<String> = differing
+        .map(|(node, bytes)| format!("{} of {node} differ", output::bytes(*bytes)))
+        .collect();
+    let differing = match differing.is_empty() {
+        true => String::new(),
+        false => format!(
+            "; {}: poolctl volume verify {} --repair",
+            differing.join(", "),
+            volume.name
+        ),
+    };
+    output.line(&format!("  verified  {verified}{differing}"))?;
     if let Some(how) = how(volume) {
         output.line(&format!("  mode      {how}"))?;
     }

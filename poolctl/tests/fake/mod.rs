@@ -357,6 +357,7 @@ fn the_volume(scene: Scene) -> Volume {
         vg: "vg0".to_owned(),
         paused: Vec::new(),
         faked: false,
+        verified: None,
         age_seconds: Some(0.4),
     };
     let mut volume = Volume {
@@ -388,6 +389,7 @@ fn the_volume(scene: Scene) -> Volume {
             pause_micros_max: 12_400,
         }],
         last_verified: None,
+        differing_bytes: Default::default(),
         job: None,
     };
     let other = &mut volume.replicas[1];
@@ -604,19 +606,29 @@ fn the_job(id: &str, after: u64) -> Option<Job> {
             }
         }
         ("10", _) => {
-            let digest = |node: &str, digest: &str| ReplicaDigest {
+            let row = |node: &str, different_bytes| VerifiedReplica {
                 node: node.to_owned(),
-                digest: digest.repeat(16),
-                from_lsn: 8192,
-                to_lsn: 8192,
+                compared: true,
+                different_bytes,
+                repaired_bytes: 0,
+            };
+            let difference = DifferenceRow {
+                node: "b".to_owned(),
+                offset_bytes: 65536,
+                length_bytes: 65536,
+                repaired: false,
             };
             let report = VerifyReport {
                 verdict: Verdict::Different,
-                replicas: vec![digest("a", "0f"), digest("b", "1e")],
+                began: "2026-01-01T00:00:00Z".to_owned(),
+                repair: false,
+                primary: "a".to_owned(),
+                replicas: vec![row("a", 0), row("b", 65536)],
+                differences: vec![difference],
             };
             Job {
                 verify: Some(report),
-                ..done(base_job("10", JobKind::Verify, &["checksum"]))
+                ..done(base_job("10", JobKind::Verify, &["order", "compare"]))
             }
         }
         ("11", _) => {

@@ -20,9 +20,6 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(30);
 /// For what a replica does once: a whole log may have to be replayed first.
 const ORDER_PATIENCE: Duration = Duration::from_secs(120);
 
-/// For reading a whole disk.
-const CHECKSUM_PATIENCE: Duration = Duration::from_secs(3600);
-
 /// The marsd of this host.
 pub struct Marsd {
     control: ControlClient,
@@ -128,14 +125,13 @@ impl Marsd {
                 switch: *switch,
                 on: *on,
             },
-            Action::Checksum { .. } => Call::VolumeChecksum { volume },
+            Action::VerifyCancel => Call::VolumeVerifyCancel { volume },
             Action::Order { job, order } => return self.order(volume, *job, order).await,
         };
         let patience = match &step.action {
             Action::HandOver { gate_millis_max, .. } => {
                 HAND_OVER_PATIENCE + Duration::from_millis(*gate_millis_max)
             }
-            Action::Checksum { .. } => CHECKSUM_PATIENCE,
             _ => PATIENCE,
         };
         let outcome = match (self.call(call, patience).await, &step.action) {
@@ -147,19 +143,6 @@ impl Marsd {
         };
         match (outcome, &step.action) {
             (Outcome::HandedOver { gate_micros, .. }, _) => Ok(StepOutcome::HandedOver { gate_micros }),
-            (
-                Outcome::Checksum {
-                    digest,
-                    from_lsn,
-                    to_lsn,
-                },
-                Action::Checksum { attempt },
-            ) => Ok(StepOutcome::Checksum {
-                attempt: *attempt,
-                digest,
-                from_lsn,
-                to_lsn,
-            }),
             (Outcome::Done | Outcome::Door { .. }, _) => Ok(StepOutcome::Done),
             (other, _) => Err(strange(&other)),
         }
@@ -171,6 +154,14 @@ impl Marsd {
             Order::StepDown => Call::VolumeSecondary { volume },
             Order::Invalidate { keep } => Call::VolumeInvalidate { volume, keep: *keep },
             Order::FakeSync => Call::VolumeFakeSync { volume },
+            Order::Verify {
+                repair,
+                bytes_per_second_max,
+            } => Call::VolumeVerify {
+                volume,
+                repair: *repair,
+                bytes_per_second_max: *bytes_per_second_max,
+            },
         };
         let note = match self.call(call, ORDER_PATIENCE).await? {
             Outcome::TookOver { term, from_lsn } => {

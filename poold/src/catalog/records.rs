@@ -12,7 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 /// Version of all records below; a newer one is refused by name.
-pub const RECORD_VERSION: u32 = 2;
+pub const RECORD_VERSION: u32 = 3;
 
 /// Something the catalog remembers.
 pub trait Record: Clone + Serialize + DeserializeOwned {
@@ -176,8 +176,10 @@ pub struct VolumeRecord {
     pub leaving: Vec<PlaceRecord>,
     /// Doors that should be open.
     pub doors: Vec<DoorRecord>,
-    /// When all replicas were last found equal (RFC 3339).
+    /// When the comparison began that last found all replicas equal (RFC 3339).
     pub last_verified: Option<String>,
+    /// Length of what the last comparison left different, by host.
+    pub differing_bytes: BTreeMap<String, u64>,
 }
 
 impl Record for VolumeRecord {
@@ -207,6 +209,7 @@ impl VolumeRecord {
             leaving: Vec::new(),
             doors: Vec::new(),
             last_verified: None,
+            differing_bytes: BTreeMap::new(),
         };
         record.set(desired);
         record
@@ -289,8 +292,9 @@ impl VolumeRecord {
         self.doors = desired.doors.iter().map(door).collect();
         // A host that gets a new replica begins with a new one's switches.
         let members = &self.members;
-        self.paused
-            .retain(|node, _| members.iter().any(|place| place.node == *node));
+        let is_member = |node: &String| members.iter().any(|place| place.node == *node);
+        self.paused.retain(|node, _| is_member(node));
+        self.differing_bytes.retain(|node, _| is_member(node));
     }
 }
 
@@ -307,7 +311,7 @@ pub struct JobRecord {
     pub volume_name: String,
     /// Where it is in its life.
     pub state: JobState,
-    /// One of the planner's phases, or `checksum`, or `order`.
+    /// One of the planner's phases, or `order`, or `compare`.
     pub phase: String,
     /// The host that gives up its replica or role.
     pub from: Option<String>,
@@ -317,15 +321,13 @@ pub struct JobRecord {
     pub moves_primary: bool,
     /// Longest closed gate so far, in microseconds.
     pub gate_micros_max: Option<u64>,
-    /// How long a verification may wait, in seconds.
-    pub limit_seconds: u64,
     /// What it has done once, on the host that gets the role or gives it up.
     pub order: Option<Order>,
     /// Hosts that get the same order afterwards, one after the other.
     pub losers: Vec<String>,
     /// What came of the order, in words.
     pub note: Option<String>,
-    /// Result of a verification.
+    /// What a comparison has found so far.
     pub verify: Option<VerifyReport>,
     /// Why it failed.
     pub error: Option<ApiError>,

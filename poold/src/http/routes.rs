@@ -107,6 +107,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/attach", post(volume_attach))
         .route("/v1/volumes/{name}/detach", post(volume_detach))
         .route("/v1/volumes/{name}/verify", post(volume_verify))
+        .route("/v1/volumes/{name}/verify-cancel", post(volume_verify_cancel))
         .route("/v1/volumes/{name}/log", get(volume_log))
         .route("/v1/migrate", post(migrate))
         .route("/v1/jobs", get(jobs))
@@ -253,6 +254,14 @@ async fn volume_detach(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Deta
 
 async fn volume_verify(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Verify>) -> Reply<Changed> {
     Ok(Answer(pool.volume_verify(&name, &wish)?))
+}
+
+async fn volume_verify_cancel(
+    Pool(pool): Pool,
+    Name(name): Name,
+    Wish(wish): Wish<Change>,
+) -> Reply<Changed> {
+    Ok(Answer(pool.volume_verify_cancel(&name, wish.dry_run)?))
 }
 
 async fn volume_log(Pool(pool): Pool, Name(name): Name) -> Reply<VolumeLog> {

@@ -17,17 +17,18 @@ use crate::catalog::{Records, Tx};
 
 pub use progress::Board;
 
-/// The phase of a verification, which is none of the planner's.
-pub const CHECKSUM_PHASE: &str = "checksum";
+/// The phase in which a comparison is watched.
+pub const COMPARE_PHASE: &str = "compare";
 
 /// The phase in which something is done once.
 pub const ORDER_PHASE: &str = "order";
 
 impl Tx {
-    /// Refuses when a job is at work on the volume.
+    /// Refuses when a job is at work on the volume that changes it.
     pub fn no_job_at(&self, volume: &VolumeRecord) -> Result<(), ApiError> {
         match self.records.job_at(&volume.id) {
             None => Ok(()),
+            Some(job) if job.kind == JobKind::Verify => Ok(()),
             Some(job) => Err(ApiError::refused(format!(
                 "job {} ({}) is at work on volume `{}`",
                 job.number,
@@ -150,7 +151,7 @@ impl Leader {
                 (JobKind::Join | JobKind::Migrate, _) => "the new replica is removed again",
                 (JobKind::Primary, _) => "the primary role stays where it is",
                 (JobKind::Create, _) => "the volume stays as it is; nobody waits for it any more",
-                (JobKind::Verify, _) => "the comparison ends without a result",
+                (JobKind::Verify, _) => "the comparison ends here; what it has found stays known",
                 (JobKind::Replicas, _) => "the replicas stay as they are; nobody waits for them any more",
                 (JobKind::Invalidate | JobKind::Resolve, Some(Phase::Sync)) => {
                     let message = format!("job {id} ({}) cannot be undone any more", job.kind.word());

@@ -9,7 +9,8 @@ use migrate::job::Phase;
 use model::NodeId;
 
 use super::Leader;
-use super::jobs::ORDER_PHASE;
+use super::jobs::{COMPARE_PHASE, ORDER_PHASE};
+use super::verify::advance_compare;
 use crate::catalog::Records;
 use crate::catalog::records::{JobRecord, VolumeRecord};
 use crate::clock;
@@ -65,10 +66,17 @@ impl Leader {
             let observed = snapshot.observed(&volume.id, now);
             let node = NodeId::new(job.order_node()?).ok()?;
             let whole = observed.replica(&node).is_some_and(|replica| replica.is_whole());
-            return whole.then(|| match job.next_loser() {
-                Some(next) => (next, None),
-                None => (end(JobState::Done, None), None),
+            // What a comparison had found different is gone with the old contents.
+            let mut cleared = volume.clone();
+            let cleared = cleared.differing_bytes.remove(node.as_str()).is_some().then(|| {
+                cleared.generation += 1;
+                cleared
             });
+            let next = || job.next_loser().unwrap_or_else(|| end(JobState::Done, None));
+            return whole.then(|| (next(), cleared));
+        }
+        if job.phase == COMPARE_PHASE {
+            return advance_compare(job, volume, snapshot, now).map(|job| (job, None));
         }
         let came = snapshot.orders.get(&(job.number, job.order_node()?.to_owned()));
         let order = job.order.as_ref()?;
@@ -92,8 +100,12 @@ impl Leader {
             }
             Order::StepDown => next.stepped_down = true,
             Order::FakeSync => return Some((done, None)),
-            Order::Invalidate { .. } => {
-                let phase = Phase::Sync.word().to_owned();
+            Order::Invalidate { .. } | Order::Verify { .. } => {
+                let phase = match order {
+                    Order::Verify { .. } => COMPARE_PHASE,
+                    _ => Phase::Sync.word(),
+                };
+                let phase = phase.to_owned();
                 let note = done.note;
                 return Some((
                     JobRecord {
@@ -115,7 +127,7 @@ fn is_seen(order: &Order, job: &JobRecord, volume: &VolumeRecord, snapshot: &Sna
         Order::TakeOver { term } => snapshot
             .primary(&volume.id, now)
             .is_some_and(|(node, replica)| job.order_node() == Some(node) && replica.epoch >= *term),
-        Order::StepDown | Order::Invalidate { .. } | Order::FakeSync => false,
+        Order::StepDown | Order::Invalidate { .. } | Order::FakeSync | Order::Verify { .. } => false,
     }
 }
 
@@ -126,5 +138,6 @@ pub fn order_words(order: &Order) -> &'static str {
         Order::StepDown => "give the primary role up",
         Order::Invalidate { .. } => "throw its contents away",
         Order::FakeSync => "call its replica whole",
+        Order::Verify { .. } => "compare all replicas",
     }
 }

@@ -15,6 +15,7 @@ use tracing::{error, info_span};
 use super::Leader;
 use super::orders::order_steps;
 use super::settings::settings_steps;
+use super::verify::cancel_steps;
 use crate::catalog::records::{LifeRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
 use crate::clock;
@@ -215,7 +216,7 @@ impl Leader {
         }
         // Orders first: a wish that cannot be met must not hold them up.
         let mut more = order_steps(records, snapshot, now);
-        more.extend(self.checksum_steps(records, snapshot, now));
+        more.extend(cancel_steps(records, snapshot, now));
         more.extend(settings_steps(records, snapshot, now));
         more.extend(stale_steps(records, snapshot, now));
         for (node, step) in more {

@@ -25,7 +25,7 @@ const FLUSH_WAIT_MILLIS: u32 = 200;
 const SWITCH_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Below this many bytes per second a volume would stand still.
-const RATE_MIN: u64 = 64 << 10;
+pub(super) const RATE_MIN: u64 = 64 << 10;
 
 /// The four that `all` stands for.
 const SWITCHES: [SwitchWord; 4] = [

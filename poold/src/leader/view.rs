@@ -10,12 +10,13 @@ use api::pool::{
 };
 use migrate::desired::{DoorAt, VolumeDesired};
 use migrate::plan::same_door;
-use model::{NodeId, ReplicaState};
+use model::{Bytes, NodeId, ReplicaState};
 
 use super::settings::{mode_word, paused};
 use super::{Leader, WAIT_MAX};
 use crate::catalog::Records;
 use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord};
+use crate::clock;
 use crate::inventory::{Blind, SEVERITY, Snapshot, door_seen, replica_state, severity};
 
 /// Most events in one answer.
@@ -191,6 +192,7 @@ impl View<'_> {
             replicas,
             doors: self.doors(volume),
             last_verified: volume.last_verified.clone(),
+            differing_bytes: volume.differing_bytes.clone(),
             job: self.records.job_at(&volume.id).map(|job| job.number.to_string()),
         }
     }
@@ -264,6 +266,9 @@ impl View<'_> {
             vg: vg.to_owned(),
             paused: paused(volume, node),
             faked: known.is_some_and(|known| known.faked),
+            verified: known
+                .and_then(|known| known.verified)
+                .map(|verified| clock::from_unix_seconds(verified.unix_seconds)),
             age_seconds: self
                 .snapshot
                 .age_seconds(node, self.now)
@@ -471,6 +476,13 @@ impl View<'_> {
                         volume.name, row.node, row.state
                     ));
                 }
+            }
+            for (node, bytes) in &volume.differing_bytes {
+                problems.push(format!(
+                    "volume {}: {} of the replica on {node} differ from the others",
+                    volume.name,
+                    Bytes(*bytes)
+                ));
             }
             if let Some(seconds) = shown.short_seconds {
                 let what = match volume.settings.mode {

@@ -4,22 +4,19 @@ use std::time::Instant;
 
 use api::ApiError;
 use api::control::VolumeSettings;
-use api::pool::{Changed, CreateVolume, JobKind, Migrate, OnNode, REPLICAS_MAX, SetVolume, Verify};
+use api::pool::{Changed, CreateVolume, JobKind, Migrate, OnNode, REPLICAS_MAX, SetVolume};
 use migrate::desired::{Life, Placement, VolumeDesired};
 use migrate::job::Phase;
 use migrate::place::{HostRoom, Request, VgRoom, choose};
 use model::{Bytes, NodeId, SizeError, VolumeId, VolumeName, VolumeSize};
 
 use super::Leader;
-use super::jobs::{CHECKSUM_PHASE, refusal};
+use super::jobs::refusal;
 use super::settings::settings;
 use super::view::View;
 use crate::catalog::Tx;
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
 use crate::inventory::Snapshot;
-
-/// How long a verification waits for a moment without writes, in seconds.
-const VERIFY_LIMIT_SECONDS: u64 = 60;
 
 impl Leader {
     /// `volume create`.
@@ -231,21 +228,6 @@ impl Leader {
                 node: to.node.to_string(),
                 vg: to.vg,
             });
-            self.begin(tx, request.dry_run, &volume, job, steps)
-        })
-    }
-
-    /// `volume verify`.
-    pub fn volume_verify(&self, name: &str, request: &Verify) -> Result<Changed, ApiError> {
-        let snapshot = self.inventory.snapshot();
-        self.change(request.dry_run, |tx| {
-            let volume = self.idle(tx, name)?;
-            for member in &volume.members {
-                in_sync(&volume, &member.node, &snapshot)?;
-            }
-            let mut job = JobRecord::new(JobKind::Verify, &volume, CHECKSUM_PHASE);
-            job.limit_seconds = request.limit_seconds.unwrap_or(VERIFY_LIMIT_SECONDS);
-            let steps = vec![format!("{} replicas are read and compared", volume.members.len())];
             self.begin(tx, request.dry_run, &volume, job, steps)
         })
     }

@@ -185,31 +185,62 @@ async fn a_cancelled_migration_leaves_no_trace() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn replicas_that_differ_or_never_rest_are_told_apart() {
+async fn a_comparison_tells_what_differs_and_gives_way() {
     let world = Arc::new(World::default());
     world.sync_all();
-    let hosts = pool("ab", &world).await;
-    let client = &hosts[0].client;
-    create(client, "web", 2).await;
-    world.set_busy(true);
-    let wish = Verify {
-        limit_seconds: Some(0),
-        dry_run: false,
+    let mut hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    let verify = async |repair: bool| {
+        let wish = Verify {
+            repair,
+            ..Verify::default()
+        };
+        client.volume_verify("web", &wish).await.unwrap().job.unwrap()
     };
-    let job = client.volume_verify("web", &wish).await.unwrap().job.unwrap();
-    let job = finish(client, &job, JobState::Failed).await;
-    assert!(job.error.is_some());
-    world.set_busy(false);
     world.rot("b");
-    let job = client
-        .volume_verify("web", &Verify::default())
-        .await
-        .unwrap()
-        .job
-        .unwrap();
-    let job = finish(client, &job, JobState::Done).await;
+    let job = finish(&client, &verify(false).await, JobState::Done).await;
     assert_eq!(job.verify.unwrap().verdict, Verdict::Different);
-    assert_eq!(client.volume("web").await.unwrap().last_verified, None);
+    let shown = client.volume("web").await.unwrap();
+    assert_eq!(shown.last_verified, None);
+    assert_eq!(shown.differing_bytes, [("b".to_owned(), 4096)].into());
+    assert_eq!(client.status().await.unwrap().state, PoolState::Degraded);
+    let events = client.events(0, Duration::ZERO).await.unwrap().events;
+    assert!(
+        events
+            .iter()
+            .any(|event| event.message.contains("node b differs")),
+        "{events:?}"
+    );
+    let job = finish(&client, &verify(true).await, JobState::Done).await;
+    assert_eq!(job.verify.unwrap().verdict, Verdict::Repaired);
+    let shown = client.volume("web").await.unwrap();
+    assert_eq!(shown.last_verified.as_deref(), Some("2023-11-14T22:13:20Z"));
+    assert!(shown.differing_bytes.is_empty());
+    // It survives the daemon, and does not stand in the way of others.
+    world.set_slow(true);
+    let job = verify(false).await;
+    in_phase(&client, &job, "compare").await;
+    assert_eq!(verify(false).await, job);
+    hosts[0].kill().await;
+    hosts[0].boot().await;
+    until(&client, async || client.job(&job).await.unwrap().percent == 40.0).await;
+    let other = client.volume_primary("web", &primary("b")).await.unwrap();
+    finish(&client, &other.job.unwrap(), JobState::Done).await;
+    let job = finish(&client, &job, JobState::Failed).await;
+    assert!(job.error.unwrap().message.contains("the primary role moved"));
+    let job = verify(false).await;
+    in_phase(&client, &job, "compare").await;
+    client
+        .volume_verify_cancel("web", &Change::default())
+        .await
+        .unwrap();
+    finish(&client, &job, JobState::Cancelled).await;
+    let none = client
+        .volume_verify_cancel("web", &Change::default())
+        .await
+        .unwrap();
+    assert_eq!(none.job, None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,7 @@ use crate::catalog::records::{JobRecord, VolumeRecord};
 use crate::clock;
 use crate::inventory::Snapshot;
 use crate::leader::Leader;
+use crate::leader::verify::note_compared;
 
 impl Leader {
     /// Moves jobs on as far as what is seen allows. Answers whether anything changed.
@@ -38,17 +39,11 @@ impl Leader {
         let volume = records.volumes.get(&job.volume);
         let work = match job.work() {
             Ok(Some(work)) => work,
-            Ok(None) if job.order.is_some() => {
+            Ok(None) => {
                 let Some((next, volume)) = self.advance_order(job, volume, snapshot, now) else {
                     return Ok(false);
                 };
                 return self.write_job(job, next, volume);
-            }
-            Ok(None) => {
-                let Some(next) = self.advance_verify(job, volume, snapshot) else {
-                    return Ok(false);
-                };
-                return self.write_job(job, next, None);
             }
             Err(what) => {
                 return self.write_job(
@@ -143,10 +138,6 @@ impl Leader {
         job: JobRecord,
         volume: Option<VolumeRecord>,
     ) -> Result<bool, ApiError> {
-        let equal = job
-            .verify
-            .as_ref()
-            .is_some_and(|verify| verify.verdict == api::pool::Verdict::Equal);
         self.catalog.change(false, |tx| {
             let id = job.number.to_string();
             let before = tx.records.job(&id)?.clone();
@@ -191,9 +182,8 @@ impl Leader {
                     format!("job {id} ({}) enters phase {}", job.kind.word(), job.phase),
                 )?;
             }
-            if let Some(mut volume) = tx.records.volumes.get(&job.volume).filter(|_| equal).cloned() {
-                volume.last_verified = Some(clock::now());
-                tx.put(volume)?;
+            if let Some(report) = job.verify.as_ref().filter(|_| before.verify != job.verify) {
+                note_compared(tx, &job, before.verify.as_ref(), report)?;
             }
             tx.put(job)?;
             Ok(true)

@@ -12,8 +12,10 @@ use crate::catalog::Records;
 use crate::catalog::records::JobRecord;
 use crate::inventory::Snapshot;
 use crate::leader::Leader;
+use crate::leader::jobs::COMPARE_PHASE;
 use crate::leader::orders::order_words;
 use crate::leader::reconcile::plan_of;
+use crate::leader::verify::{compare_words, compared_percent};
 
 /// How much of the newest speed goes into the one that is shown.
 const RATE_WEIGHT: f64 = 0.3;
@@ -87,7 +89,11 @@ fn measure(
     let copied_bytes = replicas.iter().map(|replica| replica.1).sum();
     shown.copied_bytes = shown.copied_bytes.max(copied_bytes);
     let slowest = replicas.iter().map(|replica| replica.0).reduce(f64::min);
-    if let Some(percent) = slowest.filter(|_| job.phase == Phase::Sync.word()) {
+    let percent = match job.kind {
+        JobKind::Verify => compared_percent(job, snapshot, now),
+        _ => slowest.filter(|_| job.phase == Phase::Sync.word()),
+    };
+    if let Some(percent) = percent {
         shown.percent = percent;
         shown.done_bytes = (total_bytes as f64 * percent / 100.0) as u64;
         let seconds = now.saturating_duration_since(measured).as_secs_f64();
@@ -180,8 +186,8 @@ fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant
     let Some(volume) = records.volumes.get(&job.volume) else {
         return "ends".to_owned();
     };
-    if job.kind == JobKind::Verify {
-        return "digests of all replicas are taken at a moment without writes".to_owned();
+    if job.phase == COMPARE_PHASE {
+        return compare_words(job, snapshot, now);
     }
     if let Some(order) = &job.order {
         let node = job.order_node().unwrap_or_default();

@@ -5,7 +5,7 @@ use migrate::desired::Placement;
 use migrate::job::{Phase, Work};
 use model::NodeId;
 
-use super::{CHECKSUM_PHASE, ORDER_PHASE};
+use super::{COMPARE_PHASE, ORDER_PHASE};
 use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
 
@@ -24,7 +24,6 @@ impl JobRecord {
             to: None,
             moves_primary: false,
             gate_micros_max: None,
-            limit_seconds: 0,
             order: None,
             losers: Vec::new(),
             note: None,
@@ -35,7 +34,7 @@ impl JobRecord {
         }
     }
 
-    /// What the planner has to decide about; `None` for a verification and for an order. Errors: what in the record makes no sense.
+    /// What the planner has to decide about; `None` for an order. Errors: what in the record makes no sense.
     pub(super) fn work(&self) -> Result<Option<Work>, String> {
         let node = |name: &Option<String>| {
             let name = name.as_deref().ok_or("the job lacks a node")?;
@@ -84,8 +83,10 @@ impl JobRecord {
             Ok(None) if matches!(self.kind, JobKind::Invalidate | JobKind::Resolve) => {
                 vec![ORDER_PHASE.to_owned(), Phase::Sync.word().to_owned()]
             }
-            Ok(None) if self.order.is_some() => vec![ORDER_PHASE.to_owned()],
-            Ok(None) | Err(_) => vec![CHECKSUM_PHASE.to_owned()],
+            Ok(None) if self.kind == JobKind::Verify => {
+                vec![ORDER_PHASE.to_owned(), COMPARE_PHASE.to_owned()]
+            }
+            Ok(None) | Err(_) => vec![ORDER_PHASE.to_owned()],
         }
     }
 

@@ -1,0 +1,3 @@
+//! Does each verb of an operator do what it says, on built programs, while a guest writes?
+
+mod verify;
