@@ -41,6 +41,7 @@ use crate::role::HandOver;
 use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
+use crate::space::Space;
 use crate::split::Splits;
 use crate::straight::Straight;
 use crate::switch::Paused;
@@ -279,6 +280,7 @@ pub struct Engine {
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) tracks: Tracks,
     pub(crate) straight: Straight,
+    pub(crate) space: Space,
     /// Length of the next batch to be read for tracks, when the last read was too short for it.
     pub(crate) tracks_batch_bytes: usize,
     pub(crate) follow: Follow,
@@ -392,6 +394,7 @@ impl Engine {
             peers,
             tracks: Tracks::default(),
             straight: Straight::default(),
+            space: Space::default(),
             tracks_batch_bytes: 0,
             follow: Follow::new(now),
             hails: Hails::default(),
@@ -578,6 +581,7 @@ impl Engine {
         self.pump_round();
         self.pump_log();
         self.pump_tracks();
+        self.pump_space();
         self.pump_horizon();
         self.pump_follow();
         self.pump_hails();

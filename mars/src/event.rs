@@ -11,6 +11,7 @@ use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange};
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
+use crate::pressure::Level;
 use crate::settings::{Limits, MaxLag};
 use crate::split::SplitBrain;
 use crate::switch::Switch;
@@ -610,6 +611,15 @@ pub enum Notice {
         peer: NodeId,
         /// How much log it would have held.
         held_bytes: u64,
+    },
+    /// The room for the log gives more trouble than before, or less.
+    Pressure {
+        /// Until now.
+        before: Level,
+        /// From now on.
+        level: Level,
+        /// Log kept.
+        log_bytes: u64,
     },
     /// Too few replicas keep up with the mode: near-sync answers flushes without them now, sync lets guests wait.
     Short {

@@ -30,6 +30,7 @@ pub mod session;
 pub mod settings;
 pub mod shadow;
 mod ship;
+mod space;
 pub mod split;
 pub mod status;
 mod straight;
@@ -49,6 +50,7 @@ pub use event::{
 pub use lineage::{Digest, History, Position, Stretch, jump};
 pub use message::Message;
 pub use meta::{Meta, SyncState};
+pub use pressure::Level;
 pub use session::{Input, Output, Session, SessionStatus};
 pub use settings::{Limits, MaxLag, Settings};
 pub use split::{Side, SplitBrain};

@@ -13,6 +13,7 @@
 
 use model::{Lsn, Mode, Tick};
 
+use crate::pressure::PACE_BYTES_MIN;
 use crate::settings::MaxLag;
 
 /// Replicas must have been close for so long before flushes wait for them again.
@@ -26,9 +27,6 @@ const AGE_GRAIN_MICROS: u64 = 40_000;
 
 /// An alarm ends at this part of the limit, so that it does not flicker.
 const CLEAR_PERCENT: u64 = 80;
-
-/// A slowed guest gets at least this: it must never stand still because of a replica.
-const PACE_BYTES_MIN: u64 = 64 << 10;
 
 /// The figures of the replica that is needed last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

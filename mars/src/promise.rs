@@ -168,9 +168,10 @@ impl Engine {
             self.policy = policy::Policy::default();
             return self.pace.set(self.now, None);
         }
+        let for_space = self.space_pace();
         let quiet = self.policy.short_since.is_none() && self.policy.late_since.is_none();
         if settings == Settings::default() && quiet && self.log.wait_replicas.is_empty() {
-            return;
+            return self.set_pace(for_space);
         }
         let there = self.needed_last(true);
         self.judge(settings.mode, there);
@@ -182,7 +183,8 @@ impl Engine {
         };
         self.watch_lag(settings.max_lag, lag);
         let paced = there.filter(|_| settings.max_lag.throttle && self.policy.late_since.is_some());
-        self.set_pace(paced.and_then(|there| policy::pace(settings.max_lag, there)));
+        let for_lag = paced.and_then(|there| policy::pace(settings.max_lag, there));
+        self.set_pace(for_lag.into_iter().chain(for_space).min());
         let oldest = self.oldest_wait();
         let judge_at = self.policy.judge_at(settings.mode, oldest);
         let aging = lag.is_some_and(|lag| lag.lag_bytes > 0) || self.policy.short_since.is_some();

@@ -11,7 +11,7 @@ use crate::limit::{Meter, piece_bytes};
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::museum::{self, Mutant};
-use crate::pressure::{self, Need, Reason};
+use crate::pressure::{self, Level, Need, Reason};
 use crate::record::{HEADER_BYTES, Header};
 use crate::survey::Survey;
 use crate::switch::{Paused, Switch};
@@ -647,7 +647,7 @@ impl Engine {
         }
         let serving = matches!(self.phase, Phase::Serving);
         let held_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
-        if serving && !museum::is(Mutant::LogKeptForDead) {
+        if serving && self.space.level == Level::Dropping && !museum::is(Mutant::LogKeptForDead) {
             let counted = self.peers.iter().filter(|(_, peer)| peer.counts);
             let laggard = pressure::laggard(
                 self.marks.trimmed()..self.log.sealed.lsn,

@@ -8,7 +8,7 @@ use crate::engine::{Engine, Phase};
 use crate::lineage::{Position, Stretch};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
-use crate::pressure::Reason;
+use crate::pressure::{Level, Reason};
 use crate::settings::Settings;
 use crate::split::SplitBrain;
 use crate::switch::Paused;
@@ -46,6 +46,10 @@ pub struct Status {
     pub log_bytes: u64,
     /// For whom its oldest part is kept.
     pub log_held_by: Reason,
+    /// How much trouble the room for the log gives.
+    pub pressure: Level,
+    /// Since so many microseconds; since the start, while it is none.
+    pub pressure_micros: u64,
     /// Bytes in memory that are not yet on the disk.
     pub shadow_bytes: u64,
     /// Guest requests waiting for memory or at the gate.
@@ -156,6 +160,8 @@ impl Engine {
             sync_copied_bytes: self.sync_copied_bytes,
             log_bytes: self.log.sealed.lsn.since(self.marks.trimmed()),
             log_held_by: self.horizon().reason,
+            pressure: self.space.level,
+            pressure_micros: now.micros_since(self.space.since),
             shadow_bytes: self.shadow.bytes(),
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,

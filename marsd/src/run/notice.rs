@@ -1,6 +1,6 @@
 //! What does a volume's news look like in the log? One line each, as loud as it needs somebody to act.
 
-use mars::Notice;
+use mars::{Level, Notice};
 use model::Bytes;
 use tracing::{error, info, warn};
 
@@ -48,6 +48,29 @@ pub(crate) fn log(notice: Notice) {
         }
         Notice::PeerDropped { peer, held_bytes } => {
             warn!(%peer, held = %Bytes(held_bytes), "no longer keeps log for a replica that is too far behind");
+        }
+        Notice::Pressure {
+            before,
+            level,
+            log_bytes,
+        } => {
+            let log = Bytes(log_bytes);
+            match level {
+                Level::Normal => info!(%before, %level, %log, "there is room enough for the log again"),
+                Level::Throttled => {
+                    info!(%before, %level, %log, "the log needs much of its room: guests may be slowed")
+                }
+                Level::Dropping => {
+                    warn!(%before, %level, %log, "the log has used up its room: it stops waiting for laggards")
+                }
+                Level::Unlogged => {
+                    warn!(%before, %level, %log, "no room for a log: changes go straight to the disk, \
+                    what replicas lack is remembered")
+                }
+                Level::Stalled => {
+                    warn!(%before, %level, %log, "no room for the log: it waits until there is some")
+                }
+            }
         }
         Notice::Short { mode } => match mode {
             model::Mode::Sync { .. } => {

@@ -2,7 +2,8 @@
 
 use bytes::Bytes;
 use mars::{
-    Answer, CommandError, CommandId, Effect, Event, GuestError, LinkId, Message, Notice, Reply, RequestTag,
+    Answer, CommandError, CommandId, Effect, Event, GuestError, Level, LinkId, Message, Notice, Reply,
+    RequestTag,
 };
 use model::NodeId;
 
@@ -462,6 +463,13 @@ impl World {
                 self.nodes[node].kept.insert(peer, Kept::Dropped);
                 self.count("engine: laggards dropped");
             }
+            Notice::Pressure { level, .. } => self.count(match level {
+                Level::Normal => "engine: log back to normal",
+                Level::Throttled => "engine: log throttled",
+                Level::Dropping => "engine: log drops laggards",
+                Level::Unlogged => "engine: log done without",
+                Level::Stalled => "engine: log stalled",
+            }),
             Notice::Short { .. } => self.count("engine: too few replicas for the mode"),
             Notice::Restored { .. } => self.count("engine: enough replicas again"),
             Notice::LagExceeded { .. } => self.count("engine: lag alarms"),
