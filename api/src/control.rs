@@ -155,6 +155,13 @@ pub enum Call {
         /// All of them.
         limits: VolumeLimits,
     },
+    /// Get the log of the replica here from these members rather than from the primary, best first; none: from the primary.
+    VolumeSources {
+        /// Volume id.
+        volume: String,
+        /// Node names.
+        sources: Vec<String>,
+    },
     /// Stop something at the replica here, or let it go on; kept over restarts.
     VolumeSwitch {
         /// Volume id.
@@ -468,6 +475,9 @@ pub struct ReplicaStatus {
     pub waiting_requests: u64,
     /// Longest wait at the gate so far.
     pub gate_micros_max: u64,
+    /// Through whom its log comes, the primary first.
+    #[serde(default)]
+    pub path: Vec<String>,
     /// What an operator has stopped here: `sync`, `fetch`, `replay`, `attach`.
     pub paused: Vec<SwitchWord>,
     /// Whether only an operator's word, not a full sync, says that it is whole.
@@ -619,6 +629,9 @@ pub struct PeerStatus {
     pub lag_bytes: u64,
     /// Age of the oldest write it does not have durably.
     pub lag_seconds: f64,
+    /// Who sends it the primary's log, when the primary does not.
+    #[serde(default)]
+    pub via: Option<String>,
     /// Log that it takes in lately.
     #[serde(default)]
     pub ship_bytes_per_second: u64,

@@ -99,6 +99,14 @@ impl Reader {
         NodeId::new(name).map_err(|e| malformed(format!("{what}: {e}")))
     }
 
+    pub fn nodes(&mut self, what: &str, most: usize) -> Result<Vec<NodeId>, DecodeError> {
+        let count = usize::from(self.u8(what)?);
+        if count > most {
+            return Err(malformed(format!("{what}: {count} nodes, {most} at most")));
+        }
+        (0..count).map(|_| self.node(what)).collect()
+    }
+
     pub fn paused(&mut self, what: &str) -> Result<Paused, DecodeError> {
         let bits = self.u8(what)?;
         Paused::from_bits(bits).ok_or_else(|| malformed(format!("{what}: unknown bits in {bits:#04x}")))
@@ -213,6 +221,14 @@ impl Writer {
         let name = v.as_str().as_bytes();
         self.u8(u8::try_from(name.len()).expect("a name has at most 63 bytes"));
         self.bytes(name)
+    }
+
+    pub fn nodes(&mut self, nodes: &[NodeId]) -> &mut Writer {
+        self.u8(u8::try_from(nodes.len()).expect("lists of nodes are short"));
+        for node in nodes {
+            self.node(node);
+        }
+        self
     }
 
     pub fn option<T>(&mut self, v: Option<T>, write: impl FnOnce(&mut Writer, T)) -> &mut Writer {

@@ -331,6 +331,7 @@ impl Engine {
             paused: Paused::default(),
             // Nobody could want a log yet.
             straight: role == Role::Primary && config.members.len() <= 1,
+            sources: Vec::new(),
             settings: Settings::default(),
             granted: None,
             lineage: Vec::new(),
@@ -587,6 +588,7 @@ impl Engine {
         self.pump_hails();
         self.pump_resync();
         self.pump_repair();
+        self.pump_relay();
         self.pump_ship();
         self.pump_ack();
     }
@@ -699,6 +701,7 @@ impl Engine {
             Command::Secondary => self.start_step_down(id),
             Command::Checksum => self.start_checksum(id),
             Command::SetLimits { limits } => self.set_limits(id, limits),
+            Command::SetSources { sources } => self.set_sources(id, sources),
             Command::Switch { switch, paused } => self.set_switch(id, switch, paused),
             Command::FakeSync => self.fake_sync(id),
             Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),

@@ -172,6 +172,12 @@ pub enum Command {
     Secondary,
     /// Digest the whole logical contents; answered by [`Answer::Checksum`].
     Checksum,
+    /// Get the log from these members rather than from the primary, best first, as far as they have a source and can be reached;
+    /// durable when answered.
+    SetSources {
+        /// Other members; none: from the primary.
+        sources: Vec<NodeId>,
+    },
     /// Stop something at this replica, or let it go on; durable when answered.
     Switch {
         /// What.

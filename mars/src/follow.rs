@@ -12,6 +12,7 @@ use crate::message::Message;
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::record::{Batch, BatchError, HEADER_BYTES, Header};
+use crate::relay::Avoided;
 use crate::replay::Replay;
 use crate::ship::HEARTBEAT_MILLIS;
 use crate::switch::Paused;
@@ -81,6 +82,8 @@ pub(crate) struct Opened {
     from: Position,
     from_epoch: Epoch,
     lineage: Vec<Stretch>,
+    /// Through whom its log comes.
+    via: Vec<NodeId>,
 }
 
 impl Opened {
@@ -117,6 +120,14 @@ pub(crate) struct Follow {
     ack_again_at: Tick,
     /// The source has no log for us any more, and an operator wants us to keep what we have.
     pub outlived: bool,
+    /// Through whom the log comes, the primary first and our source last; empty without a stream.
+    pub path: Vec<NodeId>,
+    /// Streams begun so far: the name of the last.
+    pub streams: u64,
+    /// Sources that did not serve when they were asked.
+    pub avoided: Avoided,
+    /// The primary wants us to follow itself until then.
+    pub summoned_until: Tick,
 }
 
 impl Follow {
@@ -134,12 +145,17 @@ impl Follow {
             last_ack: None,
             ack_again_at: now,
             outlived: false,
+            path: Vec::new(),
+            streams: 0,
+            avoided: Avoided::default(),
+            summoned_until: Tick(0),
         }
     }
 
     /// No stream any more; another attempt soon.
     pub fn forget_source(&mut self, now: Tick) {
         self.state = State::Idle { retry_at: now };
+        self.path.clear();
         self.primary_committed = Lsn(0);
         self.named = None;
         self.last_ack = None;
@@ -226,6 +242,7 @@ impl Engine {
         match self.follow.state {
             State::Idle { retry_at } => self.follow_candidates().next().map(|_| retry_at),
             State::Dialling { until, .. } | State::Opening { until, .. } => Some(until),
+            State::Streaming { .. } => self.better_source_at(),
             _ => None,
         }
     }
@@ -243,10 +260,17 @@ impl Engine {
         }
         match &self.follow.state {
             State::Idle { retry_at } if self.now >= *retry_at => self.dial(),
-            State::Dialling { until, .. } if self.now >= *until => self.follow.retry_later(self.now),
-            State::Opening { link, until, .. } if self.now >= *until => {
+            State::Dialling { peer, until } if self.now >= *until => {
+                self.follow.avoided.avoid(self.now, peer.clone());
+                self.follow.retry_later(self.now);
+            }
+            State::Opening { link, peer, until } if self.now >= *until => {
                 let link = *link;
+                self.follow.avoided.avoid(self.now, peer.clone());
                 self.close_follow(link);
+            }
+            State::Streaming { .. } if self.better_source_at().is_some_and(|at| self.now >= at) => {
+                self.drop_source();
             }
             State::Offered { .. } if self.may_renew_partially() => self.take_offer(),
             State::Renewing {
@@ -277,7 +301,7 @@ impl Engine {
         if candidates.is_empty() {
             return;
         }
-        let peer = wished.unwrap_or_else(|| {
+        let peer = self.preferred_source().or(wished).unwrap_or_else(|| {
             self.follow.turn = (self.follow.turn + 1) % candidates.len();
             candidates[self.follow.turn].clone()
         });
@@ -322,6 +346,7 @@ impl Engine {
             _ => false,
         };
         if ours {
+            self.follow.avoided.avoid(self.now, peer.clone());
             // Whoever was the primary may be gone for good: the next attempt asks somebody else.
             if self.follow.hint.as_ref() == Some(peer) {
                 self.follow.hint = None;
@@ -387,6 +412,7 @@ impl Engine {
                 from,
                 from_epoch,
                 fresh,
+                via,
                 settings,
                 base,
                 lineage,
@@ -399,6 +425,7 @@ impl Engine {
                         from,
                         from_epoch,
                         lineage,
+                        via,
                     },
                     fresh,
                     base,
@@ -410,8 +437,12 @@ impl Engine {
                 }
             }
             Message::Fork { at, side } => self.other_side_told(link, at, side),
+            Message::Summon { node } => self.summoned(&node),
             Message::NotSource { epoch_seen, primary } => {
                 let asked = self.links.get(&link).map(|link| link.peer.clone());
+                if let Some(asked) = asked.clone() {
+                    self.follow.avoided.avoid(self.now, asked);
+                }
                 self.close_follow(link);
                 self.hear(epoch_seen, None);
                 self.follow.hint =
@@ -435,7 +466,8 @@ impl Engine {
             | Message::SyncRequest { .. }
             | Message::SurveyRequest
             | Message::Digests { .. }
-            | Message::Repaired { .. } => self.close_follow(link),
+            | Message::Repaired { .. }
+            | Message::Report { .. } => self.close_follow(link),
         }
     }
 
@@ -452,7 +484,12 @@ impl Engine {
         {
             self.meta.granted = None;
         }
-        self.follow.hint = Some(peer.clone());
+        let primary = source.via.first().unwrap_or(&peer).clone();
+        self.follow.hint = (primary != self.config.node).then_some(primary);
+        if self.is_useless(&source.via, fresh) {
+            self.follow.avoided.avoid(self.now, peer);
+            return self.close_follow(link);
+        }
         if fresh && self.meta.sync == SyncState::Whole {
             // Its log does not reach back to our end. Before a version is given up, it must be one that lives on there.
             let theirs = source.history();
@@ -490,12 +527,16 @@ impl Engine {
         if source.from != self.log.sealed || self.meta.sync == SyncState::Fresh {
             return self.close_follow(link);
         }
+        self.follow.path = source.via;
         self.start_streaming(link, peer, source.epoch, BytesMut::new());
     }
 
     fn start_streaming(&mut self, link: LinkId, peer: NodeId, epoch: Epoch, buffer: BytesMut) {
         self.follow.retry_millis = RETRY_MILLIS_MIN;
         self.splits.forget_all();
+        self.follow.path.push(peer.clone());
+        self.follow.streams += 1;
+        self.follow.avoided.forgive(&peer);
         self.notice(Notice::Streaming {
             source: peer.clone(),
             from: self.log.sealed.lsn,
@@ -719,6 +760,7 @@ impl Engine {
             from,
             from_epoch,
             lineage,
+            ..
         } = source;
         // A copy of what changed says nothing about the rest.
         self.meta.faked &= base.is_some();

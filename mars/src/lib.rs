@@ -22,6 +22,7 @@ mod policy;
 pub mod pressure;
 mod promise;
 pub mod record;
+mod relay;
 mod repair;
 mod replay;
 mod resync;

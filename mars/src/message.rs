@@ -9,6 +9,7 @@ use model::{Epoch, Lsn, NodeId, SectorOffset};
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::dirty::DirtyMap;
 use crate::lineage::{History, Position, Stretch};
+use crate::relay::HOPS_MAX;
 use crate::settings::Settings;
 use crate::split::Side;
 use crate::switch::Paused;
@@ -47,6 +48,8 @@ pub enum Message {
         from_epoch: Epoch,
         /// Whether you must begin anew.
         fresh: bool,
+        /// Through whom my log comes, the primary first; empty when I am the primary.
+        via: Vec<NodeId>,
         /// What an operator has decided for the volume.
         settings: Settings,
         /// I know what changed since here. If that is on your history, keep your contents: a [`Message::Dirty`] follows,
@@ -165,6 +168,27 @@ pub enum Message {
         /// What an operator has decided for the volume: the promise that you take over.
         settings: Settings,
     },
+    /// Source that is no primary to its own source: this is what somebody has who follows me, or follows one who does.
+    Report {
+        /// Who.
+        node: NodeId,
+        /// Whether it still follows.
+        connected: bool,
+        /// Written to its log.
+        appended: Lsn,
+        /// Durable in its log.
+        committed: Lsn,
+        /// On its disk.
+        written_back: Lsn,
+        /// What is stopped there.
+        paused: Paused,
+    },
+    /// Source to replica, from the primary through whoever stands between: that one shall follow the primary itself for a while,
+    /// since it is to be handed the role.
+    Summon {
+        /// Who.
+        node: NodeId,
+    },
     /// Source to replica: an operator has decided anew.
     Settings {
         /// What holds now.
@@ -224,6 +248,7 @@ impl Message {
                 from,
                 from_epoch,
                 fresh,
+                via,
                 settings,
                 base,
                 lineage,
@@ -236,6 +261,7 @@ impl Message {
                     .option(*base, |w, base| {
                         w.position(base);
                     });
+                w.nodes(via);
                 settings.write(&mut w);
                 w.lineage(lineage);
             }
@@ -301,6 +327,25 @@ impl Message {
                 w.u8(10).epoch(*epoch).position(*at);
                 settings.write(&mut w);
             }
+            Message::Report {
+                node,
+                connected,
+                appended,
+                committed,
+                written_back,
+                paused,
+            } => {
+                w.u8(30)
+                    .node(node)
+                    .bool(*connected)
+                    .lsn(*appended)
+                    .lsn(*committed)
+                    .lsn(*written_back)
+                    .u8(paused.bits());
+            }
+            Message::Summon { node } => {
+                w.u8(31).node(node);
+            }
             Message::Settings { settings } => {
                 w.u8(11);
                 settings.write(&mut w);
@@ -355,6 +400,7 @@ impl Message {
                 from_epoch: r.epoch("from epoch")?,
                 fresh: r.bool("fresh")?,
                 base: r.option("base", |r| r.position("base"))?,
+                via: r.nodes("via", HOPS_MAX)?,
                 settings: Settings::read(&mut r)?,
                 lineage: r.lineage("lineage")?,
             },
@@ -448,6 +494,17 @@ impl Message {
             },
             22 => Message::Repaired {
                 start: SectorOffset(r.u64("start")?),
+            },
+            30 => Message::Report {
+                node: r.node("node")?,
+                connected: r.bool("connected")?,
+                appended: r.lsn("appended")?,
+                committed: r.lsn("committed")?,
+                written_back: r.lsn("written back")?,
+                paused: r.paused("paused")?,
+            },
+            31 => Message::Summon {
+                node: r.node("node")?,
             },
             other => return Err(malformed(format!("message kind {other} is unknown"))),
         };

@@ -18,6 +18,9 @@ pub const LINEAGE_MAX: usize = 256;
 /// Encoded size never exceeds this: one slot.
 pub const META_BYTES_MAX: usize = 64 * 1024;
 
+/// Preferred sources of a replica, at most.
+pub const SOURCES_MAX: usize = 16;
+
 const MAGIC: u32 = u32::from_le_bytes(*b"PDM3");
 
 /// A replica's durable state.
@@ -53,6 +56,8 @@ pub struct Meta {
     pub paused: Paused,
     /// As primary: the disk has changed without the log since `written_back`; what the log has from there on is newer.
     pub straight: bool,
+    /// From whom an operator would rather have this replica get its log than from the primary, best first.
+    pub sources: Vec<NodeId>,
     /// What an operator has decided for the volume; a replica's is its source's.
     pub settings: Settings,
     /// The role was granted away in this epoch and position; repeated to the successor until it is heard of as primary.
@@ -136,6 +141,7 @@ impl Meta {
         };
         w.bool(self.faked).u8(self.paused.bits());
         w.bool(self.straight);
+        w.nodes(&self.sources);
         self.settings.write(&mut w);
         w.option(self.granted.as_ref(), |w, granted| {
             w.node(&granted.to).epoch(granted.epoch).position(granted.at);
@@ -188,6 +194,7 @@ impl Meta {
             faked: r.bool("faked")?,
             paused: r.paused("paused")?,
             straight: r.bool("straight")?,
+            sources: r.nodes("sources", SOURCES_MAX)?,
             settings: Settings::read(&mut r)?,
             granted: r.option("granted", |r| {
                 Ok(Granted {

@@ -125,6 +125,7 @@ impl Engine {
         if self.meta.settings != settings {
             self.meta.settings = settings;
             self.save(Then::Nothing);
+            self.tell_settings();
         }
     }
 

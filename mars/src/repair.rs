@@ -95,6 +95,10 @@ impl Engine {
     }
 
     fn tell_digests(&mut self, link: LinkId, at: Lsn, start: SectorOffset, digests: Option<Vec<u128>>) {
+        // Only the primary has asked, and only it can tell what to do; it waits for those who follow it.
+        if self.follow.path.len() > 1 {
+            return;
+        }
         let message = Message::Digests { at, start, digests };
         self.effects.push_back(Effect::Send { link, message });
     }

@@ -201,11 +201,12 @@ impl Engine {
         if self.is_paused(Switch::Sync) {
             return;
         }
-        // Another primary does not know what changed since the base, either.
-        let (next, base) = if term == source_term || museum::is(Mutant::SyncFromAnotherPrimary) {
-            (next, base)
+        // Another primary does not know what changed since the base, either, and its history may never come to where the copies from
+        // the last one reached; every one of them is compared again.
+        let (next, end, base) = if term == source_term || museum::is(Mutant::SyncFromAnotherPrimary) {
+            (next, end, base)
         } else {
-            (SectorOffset(0), None)
+            (SectorOffset(0), self.marks.trimmed(), None)
         };
         self.meta.sync = SyncState::Copying {
             next,
@@ -442,8 +443,9 @@ impl Engine {
 
     /// As source: compare a replica's extents with ours.
     pub(crate) fn sync_asked(&mut self, link: LinkId, id: u64, start: SectorOffset, digests: Vec<u128>) {
+        // A request that is not answered would be waited for without end; whoever is turned away asks again.
         if !matches!(self.phase, Phase::Serving) || start.0 >= self.sectors().0 {
-            return;
+            return self.close_ship(link);
         }
         let count = (digests.len() as u64 * SYNC_EXTENT_SECTORS).min(self.sectors().0 - start.0);
         let Some(range) = SectorRange::new(start.0, count) else {

@@ -10,12 +10,13 @@
 
 use model::{Epoch, Lsn, NodeId, Role, Tick};
 
-use crate::engine::{Engine, Phase, Then};
+use crate::engine::{Engine, Link, Phase, Then};
 use crate::event::{Answer, CommandError, CommandId, Effect, LinkId, Notice};
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::{Granted, SyncState};
 use crate::museum::{self, Mutant};
+use crate::relay::SUMMON_MILLIS_MAX;
 use crate::settings::Settings;
 use crate::straight::Road;
 use crate::verify::VerifyEnd;
@@ -41,6 +42,8 @@ pub(crate) struct HandOver {
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
+    /// The successor gets its log from another replica and is asked to follow this one, or it has just come and not yet said what it has.
+    Awaiting { until: Tick, asked: Option<LinkId> },
     /// The successor catches up; guests notice nothing.
     Draining { until: Tick },
     /// Guests' writes wait.
@@ -57,7 +60,8 @@ impl Engine {
         }
         let granted = self.meta.granted.as_ref().map(|granted| granted.to.clone());
         self.follow
-            .source()
+            .path
+            .first()
             .cloned()
             .or(self.follow.hint.clone())
             .or(granted)
@@ -67,14 +71,14 @@ impl Engine {
     pub(crate) fn is_gated(&self) -> bool {
         self.hand_over
             .as_ref()
-            .is_some_and(|h| !matches!(h.step, Step::Draining { .. }))
+            .is_some_and(|h| matches!(h.step, Step::Gated { .. } | Step::Granting { .. }))
     }
 
     pub(crate) fn hand_over_due(&self) -> Option<Tick> {
         self.hand_over
             .as_ref()
             .and_then(|hand_over| match hand_over.step {
-                Step::Draining { until } => Some(until),
+                Step::Awaiting { until, .. } | Step::Draining { until } => Some(until),
                 Step::Gated { since } => Some(since.after_micros(hand_over.gate_micros_max)),
                 Step::Granting { .. } => None,
             })
@@ -108,16 +112,29 @@ impl Engine {
             let reason = "no hand-over has a term left before the next takeover: take over there".to_owned();
             return self.answer(id, Err(CommandError::NotReady { node: to, reason }));
         }
-        if let Some(reason) = self.reason_not_ready(&to) {
+        let far = self
+            .peers
+            .get(&to)
+            .is_some_and(|peer| peer.via.is_some() || (peer.link.is_some() && !peer.heard));
+        let step = if far {
+            let until = self.now.after_millis(SUMMON_MILLIS_MAX);
+            Step::Awaiting { until, asked: None }
+        } else if let Some(reason) = self.reason_not_ready(&to) {
             return self.answer(id, Err(CommandError::NotReady { node: to, reason }));
-        }
-        let until = self.now.after_millis(DRAIN_MILLIS_MAX);
+        } else {
+            self.drain_from_now()
+        };
         self.hand_over = Some(HandOver {
             id,
             to: Some(to),
             gate_micros_max,
-            step: Step::Draining { until },
+            step,
         });
+    }
+
+    fn drain_from_now(&self) -> Step {
+        let until = self.now.after_millis(DRAIN_MILLIS_MAX);
+        Step::Draining { until }
     }
 
     /// Steps down for nobody: guests wait at once, what is connected gets everything if it can, then the role is given up.
@@ -172,6 +189,9 @@ impl Engine {
         let Some(to) = to else {
             return self.pump_step_down(step, gate_micros_max);
         };
+        if let Step::Awaiting { until, asked } = step {
+            return self.await_successor(to, until, asked);
+        }
         if let Some(reason) = self.reason_not_ready(&to) {
             return self.give_up_hand_over(CommandError::NotReady { node: to, reason });
         }
@@ -208,7 +228,33 @@ impl Engine {
                     self.give_up_hand_over(CommandError::TimedOut { node: to });
                 }
             }
-            Step::Granting { .. } => {}
+            Step::Awaiting { .. } | Step::Granting { .. } => {}
+        }
+    }
+
+    /// Asks a successor that follows another replica, until it has come.
+    fn await_successor(&mut self, to: NodeId, until: Tick, asked: Option<LinkId>) {
+        let Some(peer) = self.peers.get(&to) else {
+            return self.give_up_hand_over(CommandError::NotMember { node: to });
+        };
+        let via = peer.via;
+        if self.sent_to(peer).is_some() && peer.heard {
+            self.set_step(self.drain_from_now());
+            self.pump_hand_over();
+        } else if self.now >= until {
+            let source = via.and_then(|link| self.links.get(&link));
+            let reason = match source {
+                Some(Link { peer: source, .. }) => {
+                    format!(
+                        "it gets its log from {source}, and did not come to this primary when it was asked"
+                    )
+                }
+                None => self.reason_not_ready(&to).unwrap_or_default(),
+            };
+            self.give_up_hand_over(CommandError::NotReady { node: to, reason });
+        } else if via.is_some() && via != asked {
+            self.summon(&to);
+            self.set_step(Step::Awaiting { until, asked: via });
         }
     }
 

@@ -46,6 +46,12 @@ pub(crate) struct Peer {
     pub drain: Meter,
     /// What an operator has stopped there.
     pub paused: Paused,
+    /// It does not follow us, but one who reports on this link.
+    pub via: Option<LinkId>,
+    /// It has said, on the stream that it has now, what it has.
+    pub heard: bool,
+    /// It began anew here and has not yet said that it is whole: what is told of before is of another life.
+    pub fresh: Option<Lsn>,
 }
 
 impl Peer {
@@ -61,6 +67,9 @@ impl Peer {
             link: None,
             drain: Meter::default(),
             paused: Paused::default(),
+            via: None,
+            heard: false,
+            fresh: None,
         }
     }
 }
@@ -86,6 +95,23 @@ struct Stream {
     reading: bool,
     announced: (Lsn, Lsn),
     heartbeat_due: Tick,
+    /// The stream that feeds it, at a source that is no primary.
+    fed_by: Option<u64>,
+}
+
+impl Ship {
+    /// What feeds the stream; `None` when there is none.
+    pub fn fed_by(&self) -> Option<Option<u64>> {
+        self.stream.as_ref().map(|stream| stream.fed_by)
+    }
+
+    /// Nothing more is sent.
+    pub fn end_stream(&mut self) {
+        self.stream = None;
+        self.partial_wanted = false;
+        self.replies.clear();
+        self.survey = None;
+    }
 }
 
 /// How a stream begins.
@@ -143,15 +169,22 @@ impl Engine {
         {
             peer.link = None;
         }
+        if let Some(link) = link {
+            self.report(peer, false);
+            self.forget_via(link);
+        }
     }
 
     pub(crate) fn close_ship(&mut self, link: LinkId) {
-        if let Some(Link { peer, .. }) = self.links.remove(&link)
-            && let Some(peer) = self.peers.get_mut(&peer)
-            && peer.link == Some(link)
-        {
-            peer.link = None;
+        if let Some(Link { peer: node, .. }) = self.links.remove(&link) {
+            if let Some(peer) = self.peers.get_mut(&node)
+                && peer.link == Some(link)
+            {
+                peer.link = None;
+            }
+            self.report(&node, false);
         }
+        self.forget_via(link);
         self.splits.link_down(link);
         self.effects.push_back(Effect::Close { link });
     }
@@ -200,10 +233,17 @@ impl Engine {
                     peer.whole = whole;
                     peer.synced = synced;
                     peer.paused = paused;
+                    peer.fresh = peer.fresh.filter(|_| !whole);
+                    peer.via = None;
+                    peer.heard = true;
                     // One that was dropped, but whose stream went on and has caught up, is waited for again.
                     peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
                         && committed >= self.meta.trimmed;
+                    if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
+                        self.report(&node, true);
+                    }
                 }
+                message @ Message::Report { .. } => self.reported(link, message),
                 Message::SurveyRequest => self.asked_for_survey(link),
                 Message::Fork { at, side } => self.fork_told(link, at, side),
                 Message::Hail { epoch, primary } => self.hailed(link, epoch, primary),
@@ -238,7 +278,9 @@ impl Engine {
         self.hails.heard_from(&peer);
         self.hear(epoch_seen, None);
         let serving = matches!(self.phase, Phase::Serving);
-        if !serving || !self.straight.road.serves_log() || epoch_seen > self.meta.epoch {
+        let serves = serving && self.straight.road.serves_log();
+        let relays = self.can_relay();
+        if !(serves || relays) || epoch_seen > self.meta.epoch {
             // The one who was granted the role asks because it has not heard of it.
             let grant = self
                 .meta
@@ -277,6 +319,7 @@ impl Engine {
                 });
             }
             Some(end) if end == self.log.appended => self.open_stream(link, end, end_epoch, Begin::Going),
+            _ if relays => self.refuse_to_relay(link),
             Some(end) if end.lsn >= self.meta.trimmed => self.open_parted(link),
             Some(_) => self.open_behind(link),
             None => self.open_fresh(link),
@@ -336,10 +379,12 @@ impl Engine {
     }
 
     pub(crate) fn open_checked(&mut self, link: LinkId, end: Position, end_epoch: Epoch, bytes: &Bytes) {
-        if !matches!(self.phase, Phase::Serving) || !self.links.contains_key(&link) {
+        let relays = self.can_relay();
+        if !(relays || matches!(self.phase, Phase::Serving)) || !self.links.contains_key(&link) {
             return;
         }
         match Header::decode(bytes) {
+            _ if relays && end.lsn < self.meta.trimmed => self.refuse_to_relay(link),
             // While we looked, it was decided to give up the log there.
             _ if end.lsn < self.meta.trimmed => self.open_behind(link),
             Ok(header)
@@ -348,6 +393,7 @@ impl Engine {
             {
                 self.open_stream(link, end, end_epoch, Begin::Going);
             }
+            _ if relays => self.refuse_to_relay(link),
             _ => self.open_parted(link),
         }
     }
@@ -362,6 +408,8 @@ impl Engine {
     }
 
     fn open_stream(&mut self, link: LinkId, from: Position, from_epoch: Epoch, begin: Begin) {
+        let fed_by = self.feed();
+        let via = self.follow.path.clone();
         let Some(Link {
             peer,
             ship: Some(ship),
@@ -386,6 +434,7 @@ impl Engine {
             reading: false,
             announced: nothing,
             heartbeat_due,
+            fed_by,
         });
         self.splits.forget(peer);
         if let Some(peer) = self.peers.get_mut(peer) {
@@ -396,6 +445,7 @@ impl Engine {
                 synced: peer.synced,
                 drain: peer.drain,
                 paused: peer.paused,
+                fresh: fresh.then_some(from.lsn).or(peer.fresh),
                 link: Some(link),
                 ..Peer::remembered(durable)
             };
@@ -413,6 +463,7 @@ impl Engine {
             from,
             from_epoch,
             fresh,
+            via,
             settings: self.meta.settings,
             base,
             lineage,
@@ -446,17 +497,15 @@ impl Engine {
 
     pub(crate) fn pump_ship(&mut self) {
         self.ship_limit.due = None;
-        if !matches!(self.phase, Phase::Serving) || !self.straight.road.serves_log() {
+        let serves = matches!(self.phase, Phase::Serving) && self.straight.road.serves_log();
+        if !(serves || self.can_relay()) {
             return;
         }
         let limits = self.meta.settings.limits;
         self.ship_limit.log.set(self.now, limits.ship_bytes_per_second);
         self.ship_limit.sync.set(self.now, limits.sync_bytes_per_second);
-        let (appended, committed, trimmed) = (
-            self.marks.appended(),
-            self.marks.committed(),
-            self.marks.trimmed(),
-        );
+        let (committed, told) = self.told_figures();
+        let (appended, trimmed) = (self.marks.appended(), self.marks.trimmed());
         let links: Vec<LinkId> = self.links.keys().copied().collect();
         links.into_iter().for_each(|link| self.pump_partial(link));
         for link in self.links_in_turn() {
@@ -471,7 +520,7 @@ impl Engine {
             let horizon = self
                 .tracks
                 .get(peer)
-                .map_or(trimmed, |track| trimmed.min(track.needed_there()));
+                .map_or(told, |track| told.min(track.needed_there()));
             let acknowledged = self.peers.get(peer).map_or(stream.sent, |peer| peer.appended);
             let wanted = self
                 .peers
@@ -504,9 +553,9 @@ impl Engine {
             }
             let read = (more && !stream.reading && may).then_some(stream.sent);
             stream.reading |= read.is_some();
-            let news = stream.announced != (committed, trimmed) || self.now >= stream.heartbeat_due;
+            let news = stream.announced != (committed, told) || self.now >= stream.heartbeat_due;
             if news {
-                stream.announced = (committed, trimmed);
+                stream.announced = (committed, told);
                 stream.heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
                 let at = stream.sent;
                 // Bytes under way from a read that was begun earlier will carry their own position.
@@ -543,7 +592,7 @@ impl Engine {
     }
 
     pub(crate) fn ship_read(&mut self, link: LinkId, at: Lsn, bytes: Bytes) {
-        let (committed, trimmed) = (self.marks.committed(), self.marks.trimmed());
+        let (committed, told) = self.told_figures();
         let Some(Link {
             peer,
             ship: Some(ship),
@@ -552,14 +601,14 @@ impl Engine {
             return;
         };
         let track = self.tracks.get(peer);
-        let horizon = track.map_or(trimmed, |track| trimmed.min(track.needed_there()));
+        let horizon = track.map_or(told, |track| told.min(track.needed_there()));
         let Some(stream) = &mut ship.stream else { return };
         stream.reading = false;
         if bytes.is_empty() {
             return self.close_ship(link);
         }
         stream.sent = at.advance(bytes.len() as u64);
-        stream.announced = (committed, trimmed);
+        stream.announced = (committed, told);
         stream.heartbeat_due = self.now.after_millis(HEARTBEAT_MILLIS);
         let message = Message::Log {
             at,
@@ -580,10 +629,7 @@ impl Engine {
             .collect();
         for (link, peer) in links {
             if let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link) {
-                ship.stream = None;
-                ship.partial_wanted = false;
-                ship.replies.clear();
-                ship.survey = None;
+                ship.end_stream();
             }
             if Some(&peer) != successor {
                 let message = Message::NotSource {

@@ -56,6 +56,8 @@ pub struct Status {
     pub waiting_requests: u64,
     /// Longest wait at the gate of a hand-over so far, in microseconds.
     pub gate_micros_max: u64,
+    /// Through whom the log comes, the primary first; empty without a stream.
+    pub path: Vec<NodeId>,
     /// What an operator has stopped here.
     pub paused: Paused,
     /// Whether only an operator's word says that it is whole.
@@ -118,6 +120,8 @@ pub struct PeerStatus {
     pub verified: Option<Verified>,
     /// What an operator has stopped there.
     pub paused: Paused,
+    /// Who sends it our log, when we do not.
+    pub via: Option<NodeId>,
     /// Log that it takes in lately.
     pub ship_bytes_per_second: u64,
 }
@@ -165,6 +169,7 @@ impl Engine {
             shadow_bytes: self.shadow.bytes(),
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,
+            path: self.follow.path.clone(),
             paused: self.meta.paused,
             faked: self.meta.faked,
             settings: self.meta.settings,
@@ -271,7 +276,12 @@ impl Engine {
         let sent = self.sent_to(peer);
         let lag_bytes = self.marks.appended().since(peer.committed);
         let lag_micros = self.lag_micros(now, peer.committed);
-        let state = match sent {
+        let via = peer
+            .via
+            .and_then(|link| self.links.get(&link))
+            .map(|link| link.peer.clone());
+        let heard_of = sent.or(via.as_ref().map(|_| peer.appended));
+        let state = match heard_of {
             _ if self.splits.found().contains_key(node) => ReplicaState::SplitBrain,
             None => ReplicaState::Unreachable,
             Some(_) if peer.paused.holding(peer.whole).any() => ReplicaState::Paused,
@@ -291,6 +301,7 @@ impl Engine {
             dirty: self.tracks.get(node).map(|track| track.map.dirty()),
             verified: self.last_verified(node),
             paused: peer.paused,
+            via,
             ship_bytes_per_second: peer.drain.per_second(now),
         }
     }

@@ -122,10 +122,11 @@ impl Engine {
 
     /// As source: a replica wants to know where there is data.
     pub(crate) fn asked_for_survey(&mut self, link: LinkId) {
+        if !matches!(self.phase, Phase::Serving) {
+            return self.close_ship(link);
+        }
         let sectors = self.sectors();
-        if matches!(self.phase, Phase::Serving)
-            && let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link)
-        {
+        if let Some(Link { ship: Some(ship), .. }) = self.links.get_mut(&link) {
             ship.survey = Some(Survey::of(sectors));
             self.survey_on(link);
         }

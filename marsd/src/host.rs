@@ -276,6 +276,14 @@ impl Host {
                 let limits = settings::limits_asked(&limits);
                 answered(handle.command(Command::SetLimits { limits }).await)
             }
+            Call::VolumeSources { volume, sources } => {
+                let handle = self.replica_handle(volume_id(&volume)?)?;
+                let sources = sources.iter().map(|node| NodeId::new(node));
+                let sources = sources
+                    .collect::<Result<_, _>>()
+                    .or_else(|e| usage(e.to_string()))?;
+                answered(handle.command(Command::SetSources { sources }).await)
+            }
             Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
             Call::VolumeInvalidate { volume, keep } => self.invalidate(volume_id(&volume)?, keep).await,
             Call::VolumeFakeSync { volume } => {

@@ -405,6 +405,9 @@ impl Host {
                     run.ended.get_or_insert(VerifyEndWord::Cancelled);
                 }
             }
+            Call::VolumeSources { .. } => {
+                return Err((ControlErrorKind::Refused, "it stays as it is"));
+            }
             Call::VolumeLimits { volume, limits } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.limits = limits;

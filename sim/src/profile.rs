@@ -48,6 +48,7 @@ pub(crate) enum Trouble {
     TakeOver,
     /// The primary steps down for nobody; later somebody takes over.
     StepDown,
+    Sources,
 }
 
 impl Trouble {
@@ -114,6 +115,7 @@ impl Trouble {
         (Trouble::Limit, 4),
         (Trouble::TakeOver, 5),
         (Trouble::StepDown, 2),
+        (Trouble::Sources, 5),
     ];
 }
 

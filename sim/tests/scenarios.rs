@@ -568,6 +568,41 @@ fn a_limited_full_sync_comes_to_its_end() {
 }
 
 #[test]
+fn a_full_sync_that_goes_on_at_another_primary_waits_for_nothing_that_is_lost() {
+    lives(&Profile::calm(2).with_log_bytes_max(256 << 20), |world| {
+        replicated(world, &[0, 1])?;
+        let limits = Limits {
+            ship_bytes_per_second: None,
+            sync_bytes_per_second: Some(5_000),
+        };
+        world.set_limits(0, limits).expect("it is up");
+        world.run_for(SECOND / 10)?;
+        let third = world.join();
+        let state = |w: &World| w.status(third).map(|s| s.state);
+        assert!(world.run_until(5 * SECOND, |w| state(w).is_some())?);
+        world.switch(third, Switch::Sync, true).expect("it is up");
+        world.run_for(SECOND / 5)?;
+        // The copy begins with what neither replica has in its log, and the primary dies.
+        for node in [third, 1] {
+            world.switch(node, Switch::Fetch, true).expect("it is up");
+            world.run_for(SECOND / 10)?;
+        }
+        world.switch(third, Switch::Sync, false).expect("it is up");
+        world.run_for(2 * SECOND)?;
+        world.kill(0);
+        world.hush();
+        for node in [1, third] {
+            world.switch(node, Switch::Fetch, false).expect("it is up");
+        }
+        world.run_for(SECOND / 10)?;
+        world.take_over(1).expect("it is up");
+        let whole = |w: &World| state(w) == Some(ReplicaState::Uptodate);
+        assert!(world.run_until(120 * SECOND, whole)?, "it is never whole");
+        Ok(0)
+    });
+}
+
+#[test]
 fn compression_is_switched_under_load_and_goes_with_the_primary() {
     let saved = lives(&Profile::calm(3), |world| {
         replicated(world, &[0, 1, 2])?;
@@ -731,6 +766,54 @@ fn a_clock_that_jumps_breaks_no_promise() {
             replicated(world, &[0, 1, 2])?;
         }
         world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_far_replica_follows_its_neighbour_and_falls_back_and_returns() {
+    lives(&Profile::calm(3).with_log_bytes_max(256 << 20), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.set_sources(2, &[1]).expect("it is up");
+        let via = |w: &World| w.status(2).map_or(0, |s| s.path.len());
+        assert!(
+            world.run_until(10 * SECOND, |w| via(w) == 2)?,
+            "it does not follow h1"
+        );
+        // The only way to the primary is through the neighbour; the primary keeps log for it all the same.
+        world.cut_link(0, 2, false);
+        world.run_for(5 * SECOND)?;
+        replicated(world, &[0, 1, 2])?;
+        let peer = world.status(0).expect("it is up").peers[1].clone();
+        assert_eq!((peer.state, peer.via.is_some()), (ReplicaState::Uptodate, true));
+        world.hand_over(0, 2, SECOND).expect("it is up");
+        world.run_for(12 * SECOND)?;
+        assert_eq!(world.figures().counts["operators: hand-over not ready"], 1);
+        world.heal(0, 2);
+        // It comes when it is asked, and the role may come back; then it follows its neighbour again.
+        for (from, to) in [(0, 2), (2, 0)] {
+            world.hand_over(from, to, SECOND).expect("it is up");
+            assert!(world.run_until(5 * SECOND, |w| w.primary() == Some(to))?);
+            replicated(world, &[0, 1, 2])?;
+        }
+        assert!(
+            world.run_until(30 * SECOND, |w| via(w) == 2)?,
+            "it does not return"
+        );
+        world.kill(1);
+        assert!(
+            world.run_until(30 * SECOND, |w| via(w) == 1)?,
+            "it does not fall back"
+        );
+        world.start_after(1, SECOND);
+        assert!(
+            world.run_until(60 * SECOND, |w| via(w) == 2)?,
+            "it does not return"
+        );
+        world.hand_over(0, 1, SECOND).expect("it is up");
+        assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(1))?);
+        world.settle()?;
+        assert_eq!(count(world, |n| matches!(n, Notice::SyncFinished { .. })), 2);
         Ok(0)
     });
 }

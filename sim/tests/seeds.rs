@@ -51,6 +51,7 @@ fn a_thousand_clusters_keep_every_promise() {
         "faults: wrong verb",
         "operators: pause",
         "operators: limits",
+        "links: reports of followers",
         "engine: syncs faked",
     ] {
         // A fault that never comes, or a rescue that is never needed, would prove nothing.

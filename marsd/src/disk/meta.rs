@@ -141,6 +141,7 @@ mod tests {
             faked: false,
             paused: mars::Paused::default(),
             straight: false,
+            sources: Vec::new(),
             settings: mars::Settings::default(),
             granted: None,
             lineage: Vec::new(),

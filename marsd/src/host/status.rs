@@ -87,6 +87,7 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         shadow_bytes: status.shadow_bytes,
         waiting_requests: status.waiting_requests,
         gate_micros_max: status.gate_micros_max,
+        path: status.path.iter().map(ToString::to_string).collect(),
         paused: super::switch::shown(status.paused),
         faked: status.faked,
         settings: super::settings::shown(&status.settings),
@@ -113,6 +114,7 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
                 replayed_lsn: peer.peer_replayed.0,
                 lag_bytes: peer.lag_bytes,
                 lag_seconds: peer.lag_micros as f64 / 1e6,
+                via: peer.via.as_ref().map(ToString::to_string),
                 ship_bytes_per_second: peer.ship_bytes_per_second,
                 sync_percent: percent(peer.synced),
             })

@@ -237,6 +237,14 @@ impl World {
                     self.set_limits(primary, limits);
                 }
             }
+            Trouble::Sources => {
+                let others = members.into_iter().filter(|other| *other != node);
+                let mut sources: Vec<usize> = others.filter(|_| self.rng.chance(60)).collect();
+                if self.rng.chance(50) {
+                    sources.reverse();
+                }
+                self.set_sources(node, &sources);
+            }
             Trouble::FakeSync => {
                 self.fake_sync(node);
             }

@@ -384,6 +384,15 @@ impl World {
                 .commands
                 .values()
                 .any(|c| c.node == node && matches!(c.command, Command::Switch { .. }));
+            // Modes and comparisons wait for those who follow the primary itself.
+            let named = self.meta(node).is_some_and(|meta| !meta.sources.is_empty());
+            let naming = self
+                .commands
+                .values()
+                .any(|c| c.node == node && matches!(c.command, Command::SetSources { .. }));
+            if named && !naming {
+                self.set_sources(node, &[]);
+            }
             let paused = self.status(node).map(|status| status.paused);
             for switch in Switch::ALL {
                 if !asked && paused.is_some_and(|paused| paused.has(switch)) {

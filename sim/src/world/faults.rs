@@ -196,6 +196,14 @@ impl World {
         Some(self.command(node, Command::SetLimits { limits }))
     }
 
+    /// Lets a node get its log from these rather than from the primary.
+    pub fn set_sources(&mut self, node: usize, sources: &[usize]) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: sources");
+        let sources = sources.iter().map(|source| node_id(*source)).collect();
+        Some(self.command(node, Command::SetSources { sources }))
+    }
+
     /// Stops something at a node, or lets it go on.
     pub fn switch(&mut self, node: usize, switch: Switch, paused: bool) -> Option<CommandId> {
         self.nodes[node].engine.as_ref()?;

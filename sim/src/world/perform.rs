@@ -203,6 +203,9 @@ impl World {
         if let Message::Log { bytes, .. } = message {
             *self.counts.entry("links: bytes of log").or_default() += bytes.len() as u64;
         }
+        if matches!(message, Message::Report { connected: true, .. }) {
+            self.count("links: reports of followers");
+        }
         if let Message::Opened { fresh, .. } = message {
             let peer = self.network.links.get(&link).map(|link| link.ends[1 - end].node);
             if let Some(peer) = peer {
