@@ -1,6 +1,7 @@
 //! What is a thing called? Names people type and numbers that never change.
 
 use std::fmt;
+use std::sync::Arc;
 
 /// Longest name of a node or volume, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
@@ -52,14 +53,16 @@ fn check_name(name: &str) -> Result<(), InvalidName> {
 macro_rules! name_type {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
+        ///
+        /// Cheap to clone: copies share the text.
         #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub struct $name(String);
+        pub struct $name(Arc<str>);
 
         impl $name {
             /// Checks a name that came from outside.
             pub fn new(name: &str) -> Result<$name, InvalidName> {
                 check_name(name)?;
-                Ok($name(name.to_owned()))
+                Ok($name(name.into()))
             }
 
             /// The name as text.

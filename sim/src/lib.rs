@@ -3,6 +3,7 @@
 //! One thread, one seed, virtual time. The engines are real; disks, links, clocks and the guest are not. Begin at
 //! [`World`], one volume; [`Cluster`] joins several; `history.rs` and `guest.rs` say what is true, `world/check.rs` compares.
 
+mod agenda;
 mod cluster;
 mod describe;
 mod disk;

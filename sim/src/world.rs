@@ -24,6 +24,7 @@ use mars::{
 use model::{Epoch, NodeId, Tick, VolumeId, VolumeSize};
 use xxhash_rust::xxh3::xxh3_64;
 
+use crate::agenda::Agenda;
 use crate::describe;
 use crate::disk::{Disk, Lane};
 use crate::guest::Guest;
@@ -175,8 +176,7 @@ pub struct World {
     profile: Profile,
     rng: Rng,
     now: Tick,
-    agenda: BTreeMap<(Tick, u64), Happening>,
-    happenings: u64,
+    agenda: Agenda<Happening>,
     nodes: Vec<Node>,
     /// The nodes that are to have a replica.
     members: BTreeSet<usize>,
@@ -228,8 +228,7 @@ impl World {
             profile,
             rng,
             now: Tick(0),
-            agenda: BTreeMap::new(),
-            happenings: 0,
+            agenda: Agenda::new(),
             nodes: Vec::new(),
             members: BTreeSet::new(),
             busy: true,
@@ -347,9 +346,7 @@ impl World {
     }
 
     fn schedule_at(&mut self, at: Tick, happening: Happening) {
-        // The second part of the key keeps what happens at one moment in the order in which it was arranged.
-        self.happenings += 1;
-        self.agenda.insert((at.max(self.now), self.happenings), happening);
+        self.agenda.add(at.max(self.now), happening);
     }
 
     fn deliver(&mut self, micros: u64, node: usize, event: Event) {
@@ -363,7 +360,7 @@ impl World {
 
     /// When the next thing happens.
     pub(crate) fn next_at(&self) -> Option<Tick> {
-        self.agenda.first_key_value().map(|((at, _), _)| *at)
+        self.agenda.next_at()
     }
 
     /// Nothing happens here before `at`: another volume of the cluster is first.
@@ -377,18 +374,14 @@ impl World {
 
     /// Lets the next thing happen; false when nothing is left before `until`.
     pub(crate) fn step(&mut self, until: Tick) -> Result<bool, Violation> {
-        let Some(entry) = self.agenda.first_entry() else {
+        let Some((at, happening)) = self.agenda.take_until(until) else {
             return Ok(false);
         };
-        if entry.key().0 > until {
-            return Ok(false);
-        }
-        let ((at, _), happening) = entry.remove_entry();
         self.now = at;
         if let Some(found) = self.found.take() {
             return Err(found);
         }
-        if self.happenings > HAPPENINGS_MAX {
+        if self.agenda.arranged() > HAPPENINGS_MAX {
             return Err(self.violation(None, "the world goes round without getting anywhere"));
         }
         match happening {
@@ -465,7 +458,8 @@ impl World {
         if let Some(engine) = &mut self.nodes[node].engine {
             engine.set_clock(self.now, UNIX_MICROS + self.now.0);
         }
-        for event in std::mem::take(&mut self.nodes[node].inbox) {
+        let mut inbox = std::mem::take(&mut self.nodes[node].inbox);
+        for event in inbox.drain(..) {
             let print = describe::print_of_event(&event);
             self.trace.note(self.now, Some(node), print, |line| {
                 line.push_str("<- ");
@@ -477,6 +471,8 @@ impl World {
                 engine.handle(clock, event);
             }
         }
+        // Its room is used again.
+        self.nodes[node].inbox = inbox;
         let mut taken = 0;
         while let Some(effect) = self.nodes[node].engine.as_mut().and_then(Engine::poll_effect) {
             taken += 1;
