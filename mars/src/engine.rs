@@ -45,6 +45,7 @@ use crate::space::Space;
 use crate::split::Splits;
 use crate::straight::Straight;
 use crate::switch::Paused;
+use crate::takeover::Proof;
 use crate::track::Tracks;
 use crate::verify::Verify;
 use crate::watermark::Watermarks;
@@ -143,6 +144,10 @@ pub(crate) enum Io {
         to: Position,
     },
     CutDone,
+    Prove {
+        at: Lsn,
+        bytes_max: usize,
+    },
     FreshDone,
     PartialReset,
     BaseCheck {
@@ -292,6 +297,8 @@ pub struct Engine {
     pub(crate) verify: Option<Verify>,
     pub(crate) repair: Repair,
     pub(crate) hand_over: Option<HandOver>,
+    /// A takeover whose log is looked at before anything changes.
+    pub(crate) proof: Option<Proof>,
     /// Operators who wait for this replica to serve after a takeover.
     pub(crate) taking_over: Vec<CommandId>,
     pub(crate) gate_micros_max: u64,
@@ -405,6 +412,7 @@ impl Engine {
             verify: None,
             repair: Repair::default(),
             hand_over: None,
+            proof: None,
             taking_over: Vec::new(),
             gate_micros_max: 0,
             sync_copied_bytes: 0,
@@ -503,6 +511,9 @@ impl Engine {
             }
             (Io::CountSide { link }, Event::LogRead { bytes, .. }) => self.side_read(link, &bytes),
             (Io::CutCheck { to }, Event::LogRead { bytes, .. }) => self.cut_checked(to, &bytes),
+            (Io::Prove { at, bytes_max }, Event::LogRead { bytes, .. }) => {
+                self.proof_read(at, bytes, bytes_max);
+            }
             (Io::CutDone, Event::LogReset { .. }) => self.restart_from_meta(),
             (Io::FreshDone, Event::LogReset { .. }) => self.fresh_reset(),
             (Io::PartialReset, Event::LogReset { .. }) => self.fresh_ready(),
@@ -738,10 +749,7 @@ impl Engine {
                 }),
             );
         }
-        for id in std::mem::take(&mut self.taking_over) {
-            let reason = reason.clone();
-            self.answer(id, Err(CommandError::NotInService { reason }));
-        }
+        self.fail_take_overs(state == ReplicaState::DefectiveLog, &reason);
         for saving in std::mem::take(&mut self.saving) {
             if let Then::Answer { id } | Then::Decided { id } = saving.then {
                 let reason = reason.clone();
@@ -776,10 +784,10 @@ impl Engine {
                 Command::Secondary if self.meta.role == Role::Secondary => {
                     self.answer(id, Ok(crate::Answer::Done));
                 }
-                Command::TakeOver { .. } if state == ReplicaState::DefectiveLog => {
-                    let node = self.config.node.clone();
-                    let reason = format!("{reason}; make this replica anew, or take over on another");
-                    self.answer(id, Err(CommandError::NotReady { node, reason }));
+                Command::TakeOver { epoch } => {
+                    let damaged = state == ReplicaState::DefectiveLog;
+                    let refusal = self.refusal_of_failed_take_over(epoch, damaged, &reason);
+                    self.answer(id, Err(refusal));
                 }
                 _ => self.answer(id, Err(CommandError::NotInService { reason })),
             },

@@ -306,6 +306,12 @@ pub enum CommandError {
         /// Why.
         reason: String,
     },
+    /// The disk failed while a takeover was being made durable: only a restart shows whether it is.
+    #[error("whether this replica has taken over shows when it is back in service: {reason}")]
+    Undecided {
+        /// What failed.
+        reason: String,
+    },
 }
 
 /// Everything that can happen to an engine.

@@ -421,10 +421,11 @@ impl Engine {
         self.phase = Phase::Serving;
         let epoch = self.meta.epoch;
         self.find_road();
+        let taken_over = self.is_new_take_over();
         if !self.straight.road.is_straight() {
             self.begin_stretch();
         }
-        self.tell_of_take_over();
+        self.tell_of_take_over(taken_over);
         self.notice(Notice::BecamePrimary { epoch });
         self.pump_guests();
     }

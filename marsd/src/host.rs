@@ -625,7 +625,9 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
         ) => ControlErrorKind::Refused,
         Err(CommandError::NotMember { .. }) => ControlErrorKind::NotFound,
         // Most often it recovers or copies, which passes; a status tells the rest.
-        Err(CommandError::Busy | CommandError::NotInService { .. }) => ControlErrorKind::Busy,
+        Err(CommandError::Busy | CommandError::NotInService { .. } | CommandError::Undecided { .. }) => {
+            ControlErrorKind::Busy
+        }
         Err(CommandError::TimedOut { .. }) => ControlErrorKind::TimedOut,
         Err(CommandError::Unfit { .. }) => ControlErrorKind::Usage,
     };

@@ -1,6 +1,6 @@
 //! What becomes of histories that part? Scripts for forced takeovers, each lived under several seeds.
 
-use mars::{Notice, SplitBrain};
+use mars::{Notice, SplitBrain, Switch};
 use model::{ReplicaState, Role, Tick};
 use sim::{Profile, Violation, World};
 
@@ -195,4 +195,59 @@ fn a_third_replica_that_followed_the_loser_is_not_robbed_of_it() {
             && split(w, 1, 0).is_some())?);
         world.settle()
     });
+}
+
+#[test]
+fn a_takeover_on_a_damaged_log_is_refused_and_changes_nothing() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.switch(1, Switch::Replay, true).expect("it is up");
+        loop {
+            world.run_for(SECOND / 5)?;
+            world.kill(1);
+            if world.flip_bit(1) {
+                break;
+            }
+            world.start_after(1, 1000);
+        }
+        cut_off(world, 0, &[1]);
+        world.start_after(1, 1000);
+        world.run_for(SECOND)?;
+        world.take_over(1).expect("it is up");
+        world.run_for(SECOND)?;
+        let status = world.status(1).expect("it is up");
+        assert_eq!(
+            (status.role, status.state),
+            (Role::Secondary, ReplicaState::DefectiveLog)
+        );
+        assert_eq!(world.figures().counts["operators: takeover refused"], 1);
+        assert_eq!(world.primary(), Some(0));
+        world.heal(0, 1);
+        world.settle()
+    });
+}
+
+#[test]
+fn a_takeover_whose_disk_refuses_is_not_called_failed_when_it_may_be_durable() {
+    // Its meta is about to be written, being written, or written: whichever, the word that is given holds.
+    for (lane, micros) in [0, 200, 1000]
+        .into_iter()
+        .flat_map(|micros| [(0, micros), (1, micros), (2, micros)])
+    {
+        lives(&Profile::calm(2), |world| {
+            replicated(world, &[0, 1])?;
+            world.switch(1, Switch::Replay, true).expect("it is up");
+            world.run_for(SECOND / 5)?;
+            world.kill(0);
+            world.take_over(1).expect("it is up");
+            world.run_for(micros)?;
+            world.fail_disk(1, lane);
+            world.run_for(5 * SECOND)?;
+            if world.primary() == Some(1) {
+                world.move_guest_to(1);
+            }
+            world.start_after(0, 1000);
+            world.settle()
+        });
+    }
 }

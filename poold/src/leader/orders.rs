@@ -6,7 +6,7 @@ use api::ApiError;
 use api::pool::JobState;
 use api::pool::agent::{Action, Order, Step};
 use migrate::job::Phase;
-use model::NodeId;
+use model::{NodeId, ReplicaState};
 
 use super::Leader;
 use super::jobs::{COMPARE_PHASE, ORDER_PHASE};
@@ -14,7 +14,7 @@ use super::verify::advance_compare;
 use crate::catalog::Records;
 use crate::catalog::records::{JobRecord, VolumeRecord};
 use crate::clock;
-use crate::inventory::Snapshot;
+use crate::inventory::{Snapshot, replica_state};
 
 /// The orders that running jobs still wait for; those to hosts that are not seen wait until they are.
 pub fn order_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<(String, Step)> {
@@ -124,9 +124,14 @@ impl Leader {
 /// Whether what was ordered can be seen to be so, also where the agent's word was lost.
 fn is_seen(order: &Order, job: &JobRecord, volume: &VolumeRecord, snapshot: &Snapshot, now: Instant) -> bool {
     match order {
-        Order::TakeOver { term } => snapshot
-            .primary(&volume.id, now)
-            .is_some_and(|(node, replica)| job.order_node() == Some(node) && replica.epoch >= *term),
+        // One that recovers, or has failed in the middle, may know its new role and serves nobody.
+        Order::TakeOver { term } => snapshot.primary(&volume.id, now).is_some_and(|(node, replica)| {
+            let serves = !matches!(
+                replica_state(&replica.state),
+                ReplicaState::Detached | ReplicaState::DefectiveLog
+            );
+            job.order_node() == Some(node) && replica.epoch >= *term && serves
+        }),
         Order::StepDown | Order::Invalidate { .. } | Order::FakeSync | Order::Verify { .. } => false,
     }
 }

@@ -113,14 +113,8 @@ impl World {
                 }
             }
             Trouble::DiskFails => {
-                // A takeover that a disk refuses may be durable all the same, and its operator would have to look again:
-                // the simulated one does not yet.
-                let forces =
-                    |(trouble, _): &(Trouble, u64)| matches!(trouble, Trouble::TakeOver | Trouble::StepDown);
                 let lane = self.rng.below(3);
-                if !self.profile.troubles.iter().any(forces) {
-                    self.fail_disk(node, lane);
-                }
+                self.fail_disk(node, lane);
             }
             Trouble::ClockJump => {
                 let micros = self.rng.spread(1000, 60_000_000);

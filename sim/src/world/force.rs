@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
-use mars::{Command, CommandId, GuestRequest, Position, RequestTag};
+use mars::{Command, CommandError, CommandId, GuestRequest, Meta, Position, RequestTag};
 use model::{Epoch, ReplicaState, Role, SectorRange, Tick};
 
 use super::{Happening, Violation, World, node_index};
@@ -34,6 +34,8 @@ pub(super) struct Forced {
     next_tag: u64,
     /// Since when there has been no primary, or more than one.
     unclear_since: Option<Tick>,
+    /// Takeovers that operators were told have not come about: node and term.
+    pub denied: BTreeSet<(usize, u32)>,
     /// Nodes on which parting was reported, with the peer.
     pub reported: BTreeSet<(usize, usize)>,
 }
@@ -48,6 +50,39 @@ impl World {
         let epoch = self.forced.catalog.next_takeover();
         self.forced.catalog = epoch;
         Some(self.command(node, Command::TakeOver { epoch }))
+    }
+
+    /// An operator was told that a takeover has failed: it must not come about later, after a restart perhaps.
+    pub(super) fn take_over_denied(
+        &mut self,
+        node: usize,
+        epoch: Epoch,
+        error: &CommandError,
+    ) -> Result<(), Violation> {
+        if matches!(
+            error,
+            CommandError::Undecided { .. } | CommandError::Superseded { .. }
+        ) {
+            return Ok(());
+        }
+        self.count("operators: takeover refused");
+        self.forced.denied.insert((node, epoch.term));
+        let primary_in = |meta: &Meta| meta.role == Role::Primary && meta.epoch.term == epoch.term;
+        if self.meta(node).is_some_and(|meta| primary_in(&meta)) {
+            let what = format!("refuses a takeover that is durable: {error}");
+            return Err(self.violation(Some(node), what));
+        }
+        Ok(())
+    }
+
+    /// A node serves in the epoch of a takeover.
+    pub(super) fn took_over(&mut self, node: usize, epoch: Epoch, from: Position) -> Result<(), Violation> {
+        self.forced.bases.insert(epoch.takeovers(), from);
+        self.count("engine: takeovers");
+        if self.forced.denied.contains(&(node, epoch.term)) {
+            return Err(self.violation(Some(node), "takes over although it was said that it does not"));
+        }
+        Ok(())
     }
 
     /// Tells a node to step down.

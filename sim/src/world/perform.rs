@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use mars::{
-    Answer, CommandError, CommandId, Effect, Event, GuestError, Level, LinkId, Message, Notice, Reply,
-    RequestTag,
+    Answer, Command, CommandError, CommandId, Effect, Event, GuestError, Level, LinkId, Message, Notice,
+    Reply, RequestTag,
 };
 use model::NodeId;
 
@@ -391,8 +391,11 @@ impl World {
         id: CommandId,
         result: Result<Answer, CommandError>,
     ) -> Result<(), Violation> {
-        if self.commands.remove(&id).is_none() {
+        let Some(asked) = self.commands.remove(&id) else {
             return Err(self.violation(Some(node), format!("answers command {} twice", id.0)));
+        };
+        if let (Command::TakeOver { epoch }, Err(error)) = (&asked.command, &result) {
+            self.take_over_denied(node, *epoch, error)?;
         }
         match result {
             Ok(Answer::HandedOver { gate_micros, .. }) => {
@@ -448,10 +451,7 @@ impl World {
                 self.nodes[node].kept.clear();
                 self.count("engine: demotions");
             }
-            Notice::TookOver { epoch, from, .. } => {
-                self.forced.bases.insert(epoch.takeovers(), *from);
-                self.count("engine: takeovers");
-            }
+            Notice::TookOver { epoch, from, .. } => self.took_over(node, *epoch, *from)?,
             Notice::Streaming { .. } => self.count("engine: streams"),
             Notice::SyncStarted { partial: None, .. } => self.count("engine: full syncs begun"),
             Notice::SyncStarted { .. } => self.count("engine: partial copies begun"),

@@ -3,7 +3,7 @@
 
 use mars::record::Header;
 use mars::{Command, DiskError, Event, MaxLag, SyncState};
-use model::{Mode, Role, Tick};
+use model::{Lsn, Mode, Role, Tick};
 
 use super::{Happening, World, node_id};
 use crate::disk::Lane;
@@ -80,33 +80,43 @@ impl World {
     /// that belongs elsewhere. False when there is no such place.
     pub fn lose_log_write(&mut self, node: usize, misdirected: bool) -> bool {
         let Some(meta) = self.meta(node) else { return false };
-        let unfit = meta.role != Role::Secondary
-            || meta.sync != SyncState::Whole
-            || self.nodes[node].disk.log.is_damaged();
-        let (from, to) = (meta.written_back.lsn, meta.committed.lsn);
-        if unfit || from >= to {
-            return false;
-        }
-        // A batch is written as one: what is missing or misplaced begins with a header.
-        let log = &self.nodes[node].disk.log;
-        let sectors = (from.0..to.0).step_by(SECTOR);
-        let heads: Vec<u64> = sectors
-            .filter(|at| Header::decode(log.read(*at, SECTOR)).is_ok())
-            .collect();
+        let heads = self.heads(node, meta.written_back.lsn, meta.committed.lsn);
         let (Some(at), Some(other)) = (self.rng.pick(&heads).copied(), self.rng.pick(&heads).copied()) else {
             return false;
         };
+        self.spoil_log(node, at, misdirected.then_some(other))
+    }
+
+    /// The batch at this position of a secondary's log is another one, of behind it. False when there is none.
+    pub fn misdirect_log_write(&mut self, node: usize, at: Lsn) -> bool {
+        let end = self.nodes[node].status.as_ref().map_or(at, |s| s.tip.lsn);
+        match self.heads(node, at, end)[..] {
+            [first, other, ..] if first == at.0 => self.spoil_log(node, at.0, Some(other)),
+            _ => false,
+        }
+    }
+
+    /// Where batches begin in a log. A batch is written as one: what is missing or misplaced begins with a header.
+    fn heads(&self, node: usize, from: Lsn, to: Lsn) -> Vec<u64> {
+        let log = &self.nodes[node].disk.log;
+        let sectors = (from.0..to.0).step_by(SECTOR);
+        let begins = |at: &u64| Header::decode(log.read(*at, SECTOR)).is_ok();
+        sectors.filter(begins).collect()
+    }
+
+    fn spoil_log(&mut self, node: usize, at: u64, other: Option<u64>) -> bool {
+        let Some(meta) = self.meta(node) else { return false };
+        let damaged = self.nodes[node].disk.log.is_damaged();
+        if meta.role != Role::Secondary || meta.sync != SyncState::Whole || damaged {
+            return false;
+        }
         let log = &mut self.nodes[node].disk.log;
-        let wrong = if misdirected {
-            log.read(other, SECTOR).to_vec()
-        } else {
-            vec![0; SECTOR]
-        };
+        let wrong = other.map_or_else(|| vec![0; SECTOR], |other| log.read(other, SECTOR).to_vec());
         if !log.spoil(at, &wrong) {
             return false;
         }
         self.say(|| format!("LOG OF h{node} LACKS A WRITE at {at}"));
-        self.count(if misdirected {
+        self.count(if other.is_some() {
             "faults: misdirected write in a log"
         } else {
             "faults: lost write in a log"
