@@ -20,8 +20,9 @@ use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
     AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList,
     IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList,
-    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SCHEMA, SetLimits, SetVolume,
-    SplitBrain, Status, SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
+    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SCHEMA, SetLimits, SetSource,
+    SetVolume, SplitBrain, Status, SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList,
+    VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -182,6 +183,11 @@ impl Client {
     /// Change how much of the network a volume may take.
     pub async fn volume_limits(&self, name: &str, request: &SetLimits) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/limits"), request).await
+    }
+
+    /// Say from whom a replica is to get its log.
+    pub async fn volume_source(&self, name: &str, request: &SetSource) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/source"), request).await
     }
 
     /// Stop something at replicas, or let it go on.

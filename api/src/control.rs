@@ -478,6 +478,9 @@ pub struct ReplicaStatus {
     /// Through whom its log comes, the primary first.
     #[serde(default)]
     pub path: Vec<String>,
+    /// From whom an operator would have it get its log rather than from the primary, best first.
+    #[serde(default)]
+    pub sources: Vec<String>,
     /// What an operator has stopped here: `sync`, `fetch`, `replay`, `attach`.
     pub paused: Vec<SwitchWord>,
     /// Whether only an operator's word, not a full sync, says that it is whole.

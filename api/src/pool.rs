@@ -23,8 +23,8 @@ pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
     Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRow, MakePrimary, OnNode,
-    ReplicaRow, ResolveSplitBrain, SetLimits, SetVolume, SplitBrain, SplitPair, SplitSide, SwitchVolume,
-    Verify, Volume, VolumeList, VolumeLog,
+    ReplicaRow, ResolveSplitBrain, SetLimits, SetSource, SetVolume, SplitBrain, SplitPair, SplitSide,
+    SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
 };
 
 use serde::{Deserialize, Serialize};

@@ -58,6 +58,8 @@ pub struct Status {
     pub gate_micros_max: u64,
     /// Through whom the log comes, the primary first; empty without a stream.
     pub path: Vec<NodeId>,
+    /// From whom an operator would have it get its log rather than from the primary, best first.
+    pub sources: Vec<NodeId>,
     /// What an operator has stopped here.
     pub paused: Paused,
     /// Whether only an operator's word says that it is whole.
@@ -170,6 +172,7 @@ impl Engine {
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,
             path: self.follow.path.clone(),
+            sources: self.meta.sources.clone(),
             paused: self.meta.paused,
             faked: self.meta.faked,
             settings: self.meta.settings,

@@ -6,6 +6,7 @@ mod log;
 mod replica;
 mod set;
 mod show;
+mod source;
 mod split;
 pub mod verify;
 
@@ -35,6 +36,7 @@ pub enum VolumeCommand {
     Set(set::SetArgs),
     Pause(set::PauseArgs),
     Resume(set::ResumeArgs),
+    Source(source::SourceArgs),
     Up(set::UpArgs),
     Down(set::DownArgs),
     Invalidate(replica::InvalidateArgs),
@@ -127,6 +129,7 @@ pub async fn run(command: VolumeCommand, context: &Context) -> Result<Ending, Ap
         VolumeCommand::Set(args) => set::set(args, context).await,
         VolumeCommand::Pause(args) => set::pause(args, context).await,
         VolumeCommand::Resume(args) => set::resume(args, context).await,
+        VolumeCommand::Source(args) => source::run(args, context).await,
         VolumeCommand::Up(args) => set::up(args, context).await,
         VolumeCommand::Down(args) => set::down(args, context).await,
         VolumeCommand::Invalidate(args) => replica::invalidate(args, context).await,

@@ -51,6 +51,7 @@ struct Replica {
     settings: VolumeSettings,
     limits: VolumeLimits,
     paused: Vec<SwitchWord>,
+    sources: Vec<String>,
     faked: bool,
     parted: bool,
     verify: Option<VerifyStatus>,
@@ -309,6 +310,7 @@ impl Host {
                     settings: VolumeSettings::default(),
                     limits: VolumeLimits::default(),
                     paused: Vec::new(),
+                    sources: Vec::new(),
                     faked: false,
                     parted: false,
                     verify: None,
@@ -405,8 +407,9 @@ impl Host {
                     run.ended.get_or_insert(VerifyEndWord::Cancelled);
                 }
             }
-            Call::VolumeSources { .. } => {
-                return Err((ControlErrorKind::Refused, "it stays as it is"));
+            Call::VolumeSources { volume, sources } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.sources = sources;
             }
             Call::VolumeLimits { volume, limits } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
@@ -536,6 +539,7 @@ impl Host {
                     settings: replica.settings,
                     limits: replica.limits,
                     paused: replica.paused.clone(),
+                    sources: replica.sources.clone(),
                     faked: replica.faked,
                     verify: replica.verify.clone(),
                     chain_digest: "c".repeat(32),

@@ -10,6 +10,7 @@ pub mod orders;
 pub mod reconcile;
 pub mod roles;
 pub mod settings;
+pub mod source;
 pub mod split;
 pub mod verify;
 pub mod vgs;

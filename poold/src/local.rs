@@ -133,6 +133,8 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         peer_committed: 0,
         vg: String::new(),
         paused: Vec::new(),
+        path: Vec::new(),
+        sources: Vec::new(),
         faked: false,
         verified: None,
         age_seconds: None,
@@ -143,6 +145,7 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         (row.appended, row.committed) = (here.appended_lsn, here.committed_lsn);
         (row.written_back, row.peer_committed) = (here.written_back_lsn, here.committed_lsn);
         (row.paused, row.faked) = (here.paused.clone(), here.faked);
+        (row.path, row.sources) = (here.path.clone(), here.sources.clone());
         (row.sync_percent, row.age_seconds) = (here.sync_percent, Some(0.0));
         row.verified = here
             .verified

@@ -127,6 +127,11 @@ pub enum Action {
         /// Whether it goes on.
         on: bool,
     },
+    /// Get the replica's log from these hosts rather than from the primary.
+    Sources {
+        /// Best first; none: from the primary.
+        sources: Vec<String>,
+    },
     /// End the comparison of all replicas; of the primary.
     VerifyCancel,
     /// Do something once.

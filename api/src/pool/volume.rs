@@ -97,6 +97,18 @@ pub struct SetLimits {
     pub dry_run: bool,
 }
 
+/// `volume source`: from whom a replica is to get its log.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetSource {
+    /// Whose replica.
+    pub node: String,
+    /// Members, best first; none: the primary.
+    pub sources: Vec<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// `volume pause|resume|up|down`, and `attach|detach --replica`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SwitchVolume {
@@ -266,6 +278,12 @@ pub struct ReplicaRow {
     pub vg: String,
     /// What an operator has stopped there: `sync`, `fetch`, `replay`, `attach`; as wished.
     pub paused: Vec<SwitchWord>,
+    /// Through whom its log comes, the primary first; empty at the primary and while nobody sends it.
+    #[serde(default)]
+    pub path: Vec<String>,
+    /// From whom it is to get its log rather than from the primary, best first; as wished.
+    #[serde(default)]
+    pub sources: Vec<String>,
     /// Whether only an operator's word says that it is whole.
     pub faked: bool,
     /// When the comparison began that last found it equal to the others (RFC 3339), as it remembers itself.

@@ -88,6 +88,7 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         waiting_requests: status.waiting_requests,
         gate_micros_max: status.gate_micros_max,
         path: status.path.iter().map(ToString::to_string).collect(),
+        sources: status.sources.iter().map(ToString::to_string).collect(),
         paused: super::switch::shown(status.paused),
         faked: status.faked,
         settings: super::settings::shown(&status.settings),

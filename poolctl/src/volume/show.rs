@@ -134,6 +134,11 @@ fn remarks(row: &ReplicaRow) -> String {
     if !paused.is_empty() {
         words.push(format!("stopped: {}", paused.join(", ")));
     }
+    if let [_, via @ ..] = row.path.as_slice()
+        && let Some(source) = via.last()
+    {
+        words.push(format!("log from {source}"));
+    }
     if row.faked {
         words.push("faked".to_owned());
     }

@@ -356,6 +356,8 @@ fn the_volume(scene: Scene) -> Volume {
         peer_committed: 8192,
         vg: "vg0".to_owned(),
         paused: Vec::new(),
+        path: Vec::new(),
+        sources: Vec::new(),
         faked: false,
         verified: None,
         age_seconds: Some(0.4),

@@ -125,6 +125,10 @@ impl Marsd {
                 switch: *switch,
                 on: *on,
             },
+            Action::Sources { sources } => Call::VolumeSources {
+                volume,
+                sources: sources.clone(),
+            },
             Action::VerifyCancel => Call::VolumeVerifyCancel { volume },
             Action::Order { job, order } => return self.order(volume, *job, order).await,
         };

@@ -160,6 +160,8 @@ pub struct VolumeRecord {
     pub limits: VolumeLimits,
     /// What an operator has stopped at its replicas, by host.
     pub paused: BTreeMap<String, BTreeSet<SwitchWord>>,
+    /// From whom replicas are to get their log rather than from the primary, best first, by host.
+    pub sources: BTreeMap<String, Vec<String>>,
     /// Grows with every change of what should be.
     pub generation: u64,
     /// Where it is in its life.
@@ -200,6 +202,7 @@ impl VolumeRecord {
             settings,
             limits: VolumeLimits::default(),
             paused: BTreeMap::new(),
+            sources: BTreeMap::new(),
             generation: 0,
             life: LifeRecord::New,
             primary: String::new(),
@@ -294,6 +297,11 @@ impl VolumeRecord {
         let members = &self.members;
         let is_member = |node: &String| members.iter().any(|place| place.node == *node);
         self.paused.retain(|node, _| is_member(node));
+        self.sources
+            .values_mut()
+            .for_each(|sources| sources.retain(&is_member));
+        self.sources
+            .retain(|node, sources| is_member(node) && !sources.is_empty());
         self.differing_bytes.retain(|node, _| is_member(node));
     }
 }

@@ -8,7 +8,7 @@ use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
     AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList, IssueToken, Job,
     JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList, OnNode, PoolInfo,
-    PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SetLimits, SetVolume, SplitBrain, Status,
+    PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SetLimits, SetSource, SetVolume, SplitBrain, Status,
     SwitchVolume, Token, Verify, VgList, Volume, VolumeList, VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
@@ -96,6 +96,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/primary", post(volume_primary))
         .route("/v1/volumes/{name}/set", post(volume_set))
         .route("/v1/volumes/{name}/limits", post(volume_limits))
+        .route("/v1/volumes/{name}/source", post(volume_source))
         .route(
             "/v1/volumes/{name}/split-brain",
             get(volume_split_brain).post(volume_resolve),
@@ -226,6 +227,10 @@ async fn volume_resolve(
 
 async fn volume_limits(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetLimits>) -> Reply<Changed> {
     Ok(Answer(pool.volume_limits(&name, &wish)?))
+}
+
+async fn volume_source(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetSource>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_source(&name, &wish)?))
 }
 
 async fn volume_switch(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SwitchVolume>) -> Reply<Changed> {

@@ -65,6 +65,11 @@ pub fn settings_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> V
                 let on = !wanted.contains(&switch);
                 add(&place.node, Action::Switch { switch, on });
             }
+            let sources = volume.sources.get(&place.node).cloned().unwrap_or_default();
+            // A replica that is detached cannot be told.
+            if replica.sources != sources && !paused.contains(&SwitchWord::Attach) {
+                add(&place.node, Action::Sources { sources });
+            }
         }
         let Some((node, replica)) = snapshot.primary(&volume.id, now) else {
             continue;
@@ -194,7 +199,7 @@ fn describe(settings: &VolumeSettings) -> String {
     }
 }
 
-fn refused(volume: &VolumeRecord, message: String, hint: String) -> ApiError {
+pub(super) fn refused(volume: &VolumeRecord, message: String, hint: String) -> ApiError {
     ApiError::refused(message)
         .hint(hint)
         .object(format!("volume {}", volume.name))

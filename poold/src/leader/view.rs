@@ -265,6 +265,8 @@ impl View<'_> {
             }),
             vg: vg.to_owned(),
             paused: paused(volume, node),
+            path: known.map_or_else(Vec::new, |known| known.path.clone()),
+            sources: volume.sources.get(node).cloned().unwrap_or_default(),
             faked: known.is_some_and(|known| known.faked),
             verified: known
                 .and_then(|known| known.verified)

@@ -7,4 +7,5 @@
 
 mod admin;
 mod pair;
+mod source;
 mod stability;

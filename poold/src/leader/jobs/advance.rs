@@ -69,19 +69,20 @@ impl Leader {
             .unwrap_or(Phase::Undo);
         let observed = snapshot.observed(&job.volume, now);
         let mut next = job.clone();
+        // The new primary may be heard of before the old one has told how long its gate was closed.
         if let Some(gate) = snapshot
             .gates
             .get(&job.volume)
-            .filter(|_| phase == Phase::HandOver)
+            .filter(|_| matches!(phase, Phase::HandOver | Phase::Leave))
         {
             next.gate_micros_max = Some(next.gate_micros_max.unwrap_or(0).max(*gate));
         }
-        let enter = |phase: Phase| {
-            if phase == Phase::HandOver {
-                // Only the gate of this hand-over counts.
+        let enter = |next: Phase| {
+            if next == Phase::HandOver || phase == Phase::Sync {
+                // Only the gate of this hand-over counts, if there is one.
                 self.inventory.forget_gate(&job.volume);
             }
-            phase.word().to_owned()
+            next.word().to_owned()
         };
         match advance(
             &work,
