@@ -84,6 +84,19 @@ impl DirtyMap {
         }
     }
 
+    /// Whether it names all of `range`.
+    pub fn covers(&self, range: SectorRange) -> bool {
+        range.is_empty() || self.extents(range).all(|extent| self.bit(extent))
+    }
+
+    /// What to mark along with `range` where each mark costs a save: a stretch of 64 extents, or an eighth of a small volume.
+    pub fn region(&self, range: SectorRange) -> SectorRange {
+        let step = (self.sectors.div_ceil(self.extent_sectors) / 8).clamp(1, 64) * self.extent_sectors;
+        let start = range.start.0 / step * step;
+        let end = (range.end().0.div_ceil(step) * step).min(self.sectors);
+        SectorRange::new(start, end.saturating_sub(start)).unwrap_or(range)
+    }
+
     /// Adds everything that another map of the same volume names.
     pub fn join(&mut self, other: &DirtyMap) {
         assert_eq!(self.sectors, other.sectors, "maps of one volume");
@@ -259,6 +272,18 @@ mod tests {
         check(64 << 30, 128);
         check((64 << 30) + 4096, 256);
         check(1 << 60, 1 << 31);
+    }
+
+    #[test]
+    fn a_region_is_marked_in_advance() {
+        let mut map = DirtyMap::clean(SectorCount(64 * 1024));
+        let region = map.region(range(9000, 10));
+        assert_eq!((region.start.0, region.count.0), (8192, 8192));
+        assert!(!map.covers(range(9000, 10)));
+        map.mark(region);
+        assert!(map.covers(region) && map.covers(range(9000, 0)) && !map.covers(range(16380, 8)));
+        let small = DirtyMap::clean(SectorCount(1000));
+        assert_eq!(small.region(range(900, 100)), range(896, 104));
     }
 
     #[test]

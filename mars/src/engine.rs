@@ -64,7 +64,8 @@ pub struct Config {
     pub members: Vec<NodeId>,
     /// Memory for acknowledged writes that are not yet on the disk; past it, guests wait.
     pub shadow_bytes_max: u64,
-    /// Log kept for slow peers; past it the slowest is dropped and will need a full sync.
+    /// Budget of the log; see `pressure.rs` for what happens as it is used up. Less than
+    /// [`LOG_BYTES_MIN`](crate::pressure::LOG_BYTES_MIN) is none: then a volume that may does without a log.
     pub log_bytes_max: u64,
 }
 
@@ -94,6 +95,13 @@ pub(crate) enum Phase {
     },
     /// Primary.
     Serving,
+    /// Primary, or about to be: the end of its log did not fit. Guests wait until memory shows what is in the log.
+    Retracting {
+        /// Whether it served, or has still to be promoted.
+        then_serve: bool,
+        /// The log is being cut to what is in it.
+        resetting: bool,
+    },
     /// Primary no more, once that is durable; nobody is served.
     Demoting,
     /// Out of service.
@@ -174,6 +182,8 @@ pub(crate) enum Io {
     },
     StraightEnds,
     JumpReset,
+    RoomAsked,
+    Retracted,
     SyncSource {
         link: LinkId,
         id: u64,
@@ -437,6 +447,7 @@ impl Engine {
         self.round = fresh.round;
         self.round_due = None;
         self.replay = fresh.replay;
+        self.space.retracted = false;
         self.resync = None;
         self.follow.forget_source(self.now);
         self.start_scan();
@@ -469,6 +480,7 @@ impl Engine {
             Event::Guest { tag, request } => self.guest_arrived(tag, request),
             Event::LogWritten { up_to } => self.log_written(up_to),
             Event::LogFlushed { up_to } => self.log_flushed(up_to),
+            Event::LogFull { at } => self.log_full(at),
             Event::MetaSaved { generation } => self.meta_saved(generation),
             Event::LinkUp { link, peer, dialled } => self.link_up(link, peer, dialled),
             Event::LinkDown { link, peer } => self.link_down(link, &peer),
@@ -481,6 +493,7 @@ impl Engine {
             | Event::VolumeStatus { id, .. }
             | Event::VolumeWritten { id }
             | Event::VolumeFlushed { id }
+            | Event::RoomTold { id, .. }
             | Event::TrackSaved { id, .. }
             | Event::TracksLoaded { id, .. } => {
                 if let Some(io) = self.io.remove(&id) {
@@ -530,7 +543,9 @@ impl Engine {
             }
             (Io::StraightEnds, Event::VolumeFlushed { .. }) => self.straight_ended(),
             (Io::JumpReset, Event::LogReset { .. }) => self.log_dropped(),
-            (Io::TrackForgotten, Event::TrackSaved { .. }) => {}
+            (Io::RoomAsked, Event::RoomTold { there_is, .. }) => self.room_told(there_is),
+            (Io::Retracted, Event::LogReset { .. }) => self.log_retracted(),
+            (Io::TrackForgotten, Event::TrackSaved { kept, .. }) => self.track_forgotten(kept),
             (Io::TracksLoaded, Event::TracksLoaded { tracks, .. }) => self.tracks_loaded(tracks),
             (
                 Io::SyncSource {
@@ -584,7 +599,9 @@ impl Engine {
             return;
         }
         self.pump_load();
+        self.pump_retract();
         self.pump_promotion();
+        self.pump_space();
         self.pump_straight();
         self.pump_policy();
         self.pump_guests();
@@ -593,7 +610,6 @@ impl Engine {
         self.pump_round();
         self.pump_log();
         self.pump_tracks();
-        self.pump_space();
         self.pump_horizon();
         self.pump_follow();
         self.pump_hails();
@@ -621,6 +637,7 @@ impl Engine {
             self.verify_due(),
             self.hail_due(),
             self.straight_due(),
+            self.space_due(),
         ]
         .into_iter()
         .flatten()
@@ -713,6 +730,7 @@ impl Engine {
             Command::Checksum => self.start_checksum(id),
             Command::SetLimits { limits } => self.set_limits(id, limits),
             Command::SetSources { sources } => self.set_sources(id, sources),
+            Command::SetLogBudget { bytes } => self.set_log_budget(id, bytes),
             Command::Switch { switch, paused } => self.set_switch(id, switch, paused),
             Command::FakeSync => self.fake_sync(id),
             Command::SetMode { mode, max_lag } => self.set_mode(id, mode, max_lag),

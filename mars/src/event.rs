@@ -202,6 +202,11 @@ pub enum Command {
         /// All of them.
         limits: Limits,
     },
+    /// From now on the log of this replica has this budget. Not durable: whoever starts the replica says it again.
+    SetLogBudget {
+        /// As [`Config::log_bytes_max`](crate::Config::log_bytes_max).
+        bytes: u64,
+    },
     /// From now on batches are compressed, or not. Of the primary; durable when answered, and told to the replicas.
     SetCompression {
         /// Whether.
@@ -336,6 +341,19 @@ pub enum Event {
         /// End of the durable bytes.
         up_to: Lsn,
     },
+    /// The append at `at` did not fit, and nothing of it is there any more; whatever was appended behind it is dropped, and flushes
+    /// of that are not answered, until the log is reset. Appends before it were answered before.
+    LogFull {
+        /// Of the append; end of the log.
+        at: Lsn,
+    },
+    /// Answer to [`Effect::AskRoom`].
+    RoomTold {
+        /// Of the effect.
+        id: IoId,
+        /// Whether there is.
+        there_is: bool,
+    },
     /// Answer to [`Effect::ReadLog`]: shorter than asked when the log ends.
     LogRead {
         /// Of the effect.
@@ -436,7 +454,8 @@ pub enum Event {
 /// Everything an engine can ask of the world.
 #[derive(Clone, Debug)]
 pub enum Effect {
-    /// Write `bytes` to the log at `at`, the end of the previous append; answered by [`Event::LogWritten`].
+    /// Write `bytes` to the log at `at`, the end of the previous append; answered by [`Event::LogWritten`], or by
+    /// [`Event::LogFull`].
     AppendLog {
         /// Position in the log.
         at: Lsn,
@@ -470,6 +489,13 @@ pub enum Effect {
     TrimLog {
         /// Nothing before this is needed.
         up_to: Lsn,
+    },
+    /// Is there room for so much more log? Answered by [`Event::RoomTold`].
+    AskRoom {
+        /// Comes back with the answer.
+        id: IoId,
+        /// How much.
+        bytes: u64,
     },
     /// Read from the volume's disk; answered by [`Event::VolumeRead`].
     ReadVolume {
@@ -506,7 +532,7 @@ pub enum Effect {
         /// What to keep.
         meta: Box<Meta>,
     },
-    /// Replace what is durably remembered of a peer (at most 129 KiB) atomically, or (`None`) remove it; answered by
+    /// Replace what is durably remembered of a peer (at most 129 KiB) atomically, or (`None`) remove it durably; answered by
     /// [`Event::TrackSaved`]. Saves and loads take effect in the order made.
     SaveTrack {
         /// Comes back with the answer.

@@ -280,6 +280,8 @@ impl Engine {
             self.seal();
         }
         self.guests.fenced.extend(self.log.take_waiting());
+        let straight = self.take_straight();
+        self.guests.fenced.extend(straight);
         self.meta.role = Role::Secondary;
         self.meta.epoch = epoch;
         self.follow.hint = primary;
@@ -292,6 +294,7 @@ impl Engine {
         let primary = self.follow.hint.clone();
         self.follow.forget_source(self.now);
         self.follow.horizon = self.marks.trimmed();
+        self.cut_to_what_fits();
         self.splits.forget_all();
         self.dismiss_followers(None);
         self.end_all_tracks();

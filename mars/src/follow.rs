@@ -333,7 +333,7 @@ impl Engine {
             epoch_seen: self.meta.epoch,
             end,
             end_epoch: self.log.sealed_epoch,
-            paused: self.meta.paused,
+            paused: self.paused_now(),
         };
         self.effects.push_back(Effect::Send { link, message });
     }
@@ -623,7 +623,7 @@ impl Engine {
             self.marks.written_back(),
         );
         let synced = self.synced();
-        let paused = self.meta.paused;
+        let paused = self.paused_now();
         let ack = (appended, committed, written_back, whole, synced, paused);
         // The source's signs of life wake us often enough: no timer of our own is needed.
         if self.follow.last_ack != Some(ack) || self.now >= self.follow.ack_again_at {
@@ -678,10 +678,13 @@ impl Engine {
     }
 
     fn begin_cut(&mut self, to: Position) {
-        self.notice(Notice::CutBack {
-            to: to.lsn,
-            dropped_bytes: self.log.sealed.lsn.since(to.lsn),
-        });
+        let dropped_bytes = self.log.sealed.lsn.since(to.lsn);
+        if dropped_bytes > 0 {
+            self.notice(Notice::CutBack {
+                to: to.lsn,
+                dropped_bytes,
+            });
+        }
         self.follow.state = State::Cutting { to, started: true };
         self.meta.lineage.retain(|stretch| stretch.from.lsn < to.lsn);
         // Behind it there is at most what changes nothing: the disk is the same version without it.
@@ -787,6 +790,7 @@ impl Engine {
         self.log = Log::ending_at(from, from_epoch);
         self.replay = Replay::from(from);
         self.shadow = crate::shadow::Shadow::default();
+        self.space.retracted = false;
     }
 
     /// Everything before the base is on the disk: the log may go.

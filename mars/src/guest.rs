@@ -99,16 +99,16 @@ impl Engine {
     }
 
     fn has_room(&self) -> bool {
-        let log_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
         self.pace.is_ready(self.now)
             && self.shadow.bytes() < self.config.shadow_bytes_max
-            && log_bytes < self.config.log_bytes_max.saturating_mul(2)
+            && self.log_has_room()
     }
 
     pub(crate) fn admit(&mut self, tag: RequestTag, request: GuestRequest) {
         if self.goes_straight(tag, &request) {
             return;
         }
+        let asked = request.clone();
         match request {
             GuestRequest::Read { range } => {
                 let overlay = self.shadow.overlay(range);
@@ -148,7 +148,7 @@ impl Engine {
                         data: data.slice(from..from + part.len_bytes() as usize),
                     }
                 });
-                self.log_records(tag, fua, pieces.collect());
+                self.log_records(tag, fua, asked, pieces.collect());
             }
             GuestRequest::Discard { .. } if museum::is(Mutant::DiscardDropped) => {
                 self.complete(tag, Ok(Reply::Done));
@@ -157,18 +157,18 @@ impl Engine {
                 let pieces = cut(range, RECORD_SECTORS_MAX)
                     .into_iter()
                     .map(|range| Record::Discard { range });
-                self.log_records(tag, fua, pieces.collect());
+                self.log_records(tag, fua, asked, pieces.collect());
             }
             GuestRequest::WriteZeroes { range, fua, unmap } => {
                 let pieces = cut(range, RECORD_SECTORS_MAX)
                     .into_iter()
                     .map(|range| Record::Zeroes { range, unmap });
-                self.log_records(tag, fua, pieces.collect());
+                self.log_records(tag, fua, asked, pieces.collect());
             }
         }
     }
 
-    fn log_records(&mut self, tag: RequestTag, durable: bool, records: Vec<Record>) {
+    fn log_records(&mut self, tag: RequestTag, durable: bool, asked: GuestRequest, records: Vec<Record>) {
         if records.is_empty() {
             return self.complete(tag, Ok(Reply::Done));
         }
@@ -183,7 +183,7 @@ impl Engine {
             }
             self.enter_shadow(record);
         }
-        self.log.gathering.push((tag, durable));
+        self.log.gathering.push((tag, durable, asked));
     }
 
     pub(crate) fn guest_read(&mut self, tag: RequestTag, overlay: Overlay, disk: VolumeData) {
@@ -263,7 +263,9 @@ impl Engine {
 
     pub(crate) fn start_checksum(&mut self, id: CommandId) {
         let reason = match (&self.phase, self.meta.sync) {
-            (Phase::Scanning(_) | Phase::Promoting { .. }, _) => Some("recovery is under way"),
+            (Phase::Scanning(_) | Phase::Promoting { .. } | Phase::Retracting { .. }, _) => {
+                Some("recovery is under way")
+            }
             (_, SyncState::Fresh | SyncState::Copying { .. }) => Some("its full sync is not finished"),
             // After a restart the disk is a mixture until the log is loaded as far as write-back had reached.
             _ if self.replay.loaded.lsn < self.meta.touched => Some("its log is not yet applied"),

@@ -43,12 +43,15 @@ pub struct Stretch {
     pub from: Position,
 }
 
-/// Where a history goes on after contents have changed without a log since `end`: a position that nobody who has the log up to
-/// `end` can have, the same however often it is worked out.
-pub fn jump(end: Position) -> Position {
+/// Where a history goes on after a primary in `epoch` has changed contents without a log since `end`: a position that nobody else can
+/// have, neither who has the log up to `end` nor another primary that went on from there in the same way; the same however often it is
+/// worked out.
+pub fn jump(end: Position, epoch: Epoch) -> Position {
     let lsn = end.lsn.advance(BATCH_ALIGN_BYTES as u64);
-    let mut bytes = *b"contents changed without a log..0123456789abcdef";
-    bytes[32..].copy_from_slice(&end.digest.0.to_le_bytes());
+    let mut bytes = *b"contents changed without a log..0123456789abcdefTERMSTRT";
+    bytes[32..48].copy_from_slice(&end.digest.0.to_le_bytes());
+    bytes[48..52].copy_from_slice(&epoch.term.to_le_bytes());
+    bytes[52..].copy_from_slice(&epoch.start.to_le_bytes());
     let digest = Digest(xxhash_rust::xxh3::xxh3_128(&bytes));
     Position { lsn, digest }
 }

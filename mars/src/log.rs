@@ -6,7 +6,7 @@ use bytes::Bytes;
 use model::{Epoch, Lsn, Role, Tick};
 
 use crate::engine::{Engine, Phase};
-use crate::event::{Effect, Reply, RequestTag};
+use crate::event::{Effect, GuestRequest, Reply, RequestTag};
 use crate::lineage::Position;
 use crate::museum::{self, Mutant};
 use crate::record::BatchBuilder;
@@ -33,8 +33,10 @@ pub(crate) struct Log {
     pub sealed_epoch: Epoch,
     /// Records of the next batch.
     pub builder: BatchBuilder,
-    /// Who waits for the next batch, and whether for its commit.
-    pub gathering: Vec<(RequestTag, bool)>,
+    /// Who waits for the next batch, whether for its commit, and what they asked.
+    pub gathering: Vec<(RequestTag, bool, GuestRequest)>,
+    /// What guests asked that is not appended yet: it is asked again if it does not fit.
+    unappended: VecDeque<(Lsn, RequestTag, GuestRequest)>,
     appending: VecDeque<(Position, Epoch)>,
     /// End of what survives the process.
     pub appended: Position,
@@ -60,6 +62,7 @@ impl Log {
             sealed_epoch: epoch,
             builder: BatchBuilder::default(),
             gathering: Vec::new(),
+            unappended: VecDeque::new(),
             appending: VecDeque::new(),
             appended: end,
             appended_epoch: epoch,
@@ -100,7 +103,8 @@ impl Log {
 
     /// Everyone who waits, for a replica that goes out of service.
     pub fn take_waiting(&mut self) -> Vec<RequestTag> {
-        let gathering = self.gathering.drain(..).map(|(tag, _)| tag);
+        self.unappended.clear();
+        let gathering = self.gathering.drain(..).map(|(tag, ..)| tag);
         let waiting = self
             .wait_appended
             .drain(..)
@@ -108,6 +112,35 @@ impl Log {
             .map(|(_, tag)| tag);
         let held = self.wait_replicas.drain(..).map(|(_, tag, _)| tag);
         gathering.chain(waiting).chain(held).collect()
+    }
+}
+
+impl Log {
+    /// Takes back everything that is not appended; who had asked for it, in the order in which it was asked.
+    pub fn retract(&mut self) -> Vec<(RequestTag, GuestRequest)> {
+        let end = self.appended;
+        self.sealed = end;
+        self.sealed_epoch = self.appended_epoch;
+        self.builder = BatchBuilder::default();
+        self.appending.clear();
+        self.flushing.take_if(|(flushing, _)| flushing.lsn > end.lsn);
+        self.flush_wanted = self.flush_wanted.min(end.lsn);
+        self.flush_due = None;
+        let unappended = self.unappended.drain(..).map(|(_, tag, request)| (tag, request));
+        let gathering = self.gathering.drain(..).map(|(tag, _, request)| (tag, request));
+        let mut back: Vec<(RequestTag, GuestRequest)> = unappended.chain(gathering).collect();
+        self.wait_appended.clear();
+        self.wait_committed.retain(|(until, tag)| {
+            if *until <= end.lsn {
+                return true;
+            }
+            // Who waits and brought nothing is a flush.
+            if back.iter().all(|(known, _)| known != tag) {
+                back.push((*tag, GuestRequest::Flush));
+            }
+            false
+        });
+        back
     }
 }
 
@@ -131,7 +164,8 @@ impl Engine {
                 .builder
                 .seal(self.config.volume, epoch, at, committed, unix_micros, compressed);
         self.append(at, bytes, end, epoch);
-        for (tag, durable) in std::mem::take(&mut self.log.gathering) {
+        for (tag, durable, request) in std::mem::take(&mut self.log.gathering) {
+            self.log.unappended.push_back((end.lsn, tag, request));
             if museum::is(Mutant::AckedInBuffer) && !durable {
                 let result = Ok(Reply::Done);
                 self.effects.push_back(Effect::Complete { tag, result });
@@ -162,6 +196,13 @@ impl Engine {
             self.log.appended = end;
             self.log.appended_epoch = epoch;
         }
+        let appended = self.log.appended.lsn;
+        while self
+            .log
+            .unappended
+            .pop_front_if(|(end, ..)| *end <= appended)
+            .is_some()
+        {}
         if self.log.appended.lsn > self.marks.appended() {
             self.marks.append(self.log.appended.lsn);
             self.sample();

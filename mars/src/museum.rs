@@ -70,6 +70,7 @@ mutants! {
     WriteMisdirected, "TigerBeetle, misdirected writes", "write-back puts a block into the wrong place";
     ZeroesLost, "MARS, discards never reach a replica", "replay forgets zeroes that are shorter than an extent";
     DivergenceDropped, "DRBD ChangeLog 9.3.1–9.3.3, equal UUIDs", "a stream is opened without comparing digests";
+    UnloggedUnmarked, "MARS, emergency mode remembers nothing", "what changes without a log is not durably marked for those who lack it";
     UptodateUnseen, "linstor-server#75, StandAlone but UpToDate", "a replica without a source calls itself up to date";
 }
 

@@ -175,6 +175,7 @@ impl Engine {
             return self.set_pace(for_space);
         }
         let there = self.needed_last(true);
+        self.be_short_without_log();
         self.judge(settings.mode, there);
         self.settle_flushes();
         let lag = if settings.max_lag.is_set() {
@@ -205,7 +206,20 @@ impl Engine {
         self.log.wait_replicas.front().map(|(_, _, since)| *since)
     }
 
+    /// Without a log no replica can have what is flushed, however close it was.
+    pub(crate) fn be_short_without_log(&mut self) {
+        let mode = self.meta.settings.mode;
+        let bound = self.does_without_log() || self.straight.road.is_straight();
+        if bound && matches!(mode, Mode::NearSync { .. }) && self.policy.short_since.is_none() {
+            self.policy.short_since = Some(self.now);
+            self.notice(Notice::Short { mode });
+        }
+    }
+
     fn judge(&mut self, mode: Mode, there: Option<Needed>) {
+        if self.does_without_log() && mode != Mode::Async {
+            return;
+        }
         let since = self.policy.short_since;
         let oldest = self.oldest_wait();
         match self.policy.judge(self.now, mode, oldest, there) {

@@ -20,7 +20,7 @@ use crate::engine::{Engine, Link, Phase, Then};
 use crate::event::{CommandError, CommandId, Effect, LinkId};
 use crate::message::Message;
 use crate::meta::{SOURCES_MAX, SyncState};
-use crate::switch::Switch;
+use crate::pressure::Level;
 
 /// Members between a replica and its primary, at most.
 pub const HOPS_MAX: usize = 8;
@@ -85,7 +85,7 @@ impl Engine {
             && self.meta.sync == SyncState::Whole
             && self.follow.source().is_some()
             && self.follow.path.len() < HOPS_MAX
-            && !self.meta.paused.has(Switch::Fetch)
+            && !self.paused_now().stops_fetch()
     }
 
     /// Which stream feeds those that are served now; `None` at a primary, which feeds itself.
@@ -191,8 +191,9 @@ impl Engine {
         peer.replayed = written_back;
         peer.whole = true;
         peer.paused = paused;
-        peer.counts |=
-            appended_here.since(committed) <= self.config.log_bytes_max / 4 && committed >= trimmed;
+        peer.counts |= self.space.level != Level::Unlogged
+            && appended_here.since(committed) <= self.config.log_bytes_max / 4
+            && committed >= trimmed;
         if !matches!(self.phase, Phase::Serving) {
             self.report(&node, true);
         }

@@ -245,8 +245,11 @@ impl Engine {
 
     pub(crate) fn pump_load(&mut self) {
         let loading = self.io.values().any(|io| matches!(io, Io::Load { .. }));
-        let stopped =
-            !matches!(self.phase, Phase::Following | Phase::Promoting { .. }) || self.follow.is_cutting();
+        let loads = matches!(
+            self.phase,
+            Phase::Following | Phase::Promoting { .. } | Phase::Retracting { .. }
+        );
+        let stopped = !loads || self.space.retracted || self.follow.is_cutting();
         // What is held back from the disk must be in memory as a whole; guests had to wait for as much before.
         let full = self.shadow.bytes() >= self.config.shadow_bytes_max / 2
             && !self.shadow.active.is_empty()

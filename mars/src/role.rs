@@ -112,10 +112,11 @@ impl Engine {
             let reason = "no hand-over has a term left before the next takeover: take over there".to_owned();
             return self.answer(id, Err(CommandError::NotReady { node: to, reason }));
         }
-        let far = self
-            .peers
-            .get(&to)
-            .is_some_and(|peer| peer.via.is_some() || (peer.link.is_some() && !peer.heard));
+        let far = !self.does_without_log()
+            && self
+                .peers
+                .get(&to)
+                .is_some_and(|peer| peer.via.is_some() || (peer.link.is_some() && !peer.heard));
         let step = if far {
             let until = self.now.after_millis(SUMMON_MILLIS_MAX);
             Step::Awaiting { until, asked: None }
@@ -156,10 +157,18 @@ impl Engine {
     /// Why a member could not become primary now.
     fn reason_not_ready(&self, to: &NodeId) -> Option<String> {
         let peer = self.peers.get(to)?;
+        if self.does_without_log() {
+            return Some(
+                "contents change without a log, for lack of room, and it lacks what has changed".to_owned(),
+            );
+        }
         if self.sent_to(peer).is_none() {
             return Some("it is not connected to the primary".to_owned());
         }
         let paused = peer.paused.holding(peer.whole);
+        if paused.is_full() {
+            return Some("there is no room for its log".to_owned());
+        }
         if paused.any() {
             return Some(format!(
                 "an operator has paused its {paused}; `poolctl volume resume` on {to} lets it go on"
@@ -238,7 +247,10 @@ impl Engine {
             return self.give_up_hand_over(CommandError::NotMember { node: to });
         };
         let via = peer.via;
-        if self.sent_to(peer).is_some() && peer.heard {
+        if self.does_without_log() {
+            let reason = self.reason_not_ready(&to).unwrap_or_default();
+            self.give_up_hand_over(CommandError::NotReady { node: to, reason });
+        } else if self.sent_to(peer).is_some() && peer.heard {
             self.set_step(self.drain_from_now());
             self.pump_hand_over();
         } else if self.now >= until {
@@ -286,6 +298,13 @@ impl Engine {
         self.gate_micros_max = self.gate_micros_max.max(gate_micros);
     }
 
+    /// Gives up a hand-over, if one is under way.
+    pub(crate) fn give_up_any_hand_over(&mut self, error: CommandError) {
+        if self.hand_over.is_some() {
+            self.give_up_hand_over(error);
+        }
+    }
+
     fn give_up_hand_over(&mut self, error: CommandError) {
         if museum::is(Mutant::GateStaysShut)
             && self.is_gated()
@@ -324,6 +343,7 @@ impl Engine {
         self.follow.forget_source(self.now);
         self.follow.hint = successor.clone();
         self.follow.horizon = self.marks.trimmed();
+        self.cut_to_what_fits();
         self.dismiss_followers(successor.as_ref());
         self.end_all_tracks();
         let epoch = self.meta.epoch;
@@ -422,7 +442,7 @@ impl Engine {
         let epoch = self.meta.epoch;
         self.find_road();
         let taken_over = self.is_new_take_over();
-        if !self.straight.road.is_straight() {
+        if !self.straight.road.is_straight() && !self.space.full {
             self.begin_stretch();
         }
         self.tell_of_take_over(taken_over);

@@ -14,7 +14,7 @@ use crate::museum::{self, Mutant};
 use crate::pressure::{self, Level, Need, Reason};
 use crate::record::{HEADER_BYTES, Header};
 use crate::survey::Survey;
-use crate::switch::{Paused, Switch};
+use crate::switch::Paused;
 
 /// Log sent to one peer that it has not yet written to its own log, at most.
 const WINDOW_BYTES: u64 = 8 << 20;
@@ -237,7 +237,8 @@ impl Engine {
                     peer.via = None;
                     peer.heard = true;
                     // One that was dropped, but whose stream went on and has caught up, is waited for again.
-                    peer.counts |= self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
+                    peer.counts |= self.space.level != Level::Unlogged
+                        && self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
                         && committed >= self.meta.trimmed;
                     if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
                         self.report(&node, true);
@@ -480,6 +481,12 @@ impl Engine {
             .collect()
     }
 
+    /// Everyone who asks for a stream, or has one.
+    pub(crate) fn ship_links(&self) -> Vec<LinkId> {
+        let ships = self.links.iter().filter(|(_, link)| link.ship.is_some());
+        ships.map(|(id, _)| *id).collect()
+    }
+
     /// What was handed to the peer's link.
     pub(crate) fn sent_to(&self, peer: &Peer) -> Option<Lsn> {
         let ship = self.links.get(&peer.link?)?.ship.as_ref()?;
@@ -522,10 +529,7 @@ impl Engine {
                 .get(peer)
                 .map_or(told, |track| told.min(track.needed_there()));
             let acknowledged = self.peers.get(peer).map_or(stream.sent, |peer| peer.appended);
-            let wanted = self
-                .peers
-                .get(peer)
-                .is_none_or(|peer| !peer.paused.has(Switch::Fetch));
+            let wanted = self.peers.get(peer).is_none_or(|peer| !peer.paused.stops_fetch());
             if stream.sent < trimmed && !stream.reading {
                 // It was dropped and its log is gone: it must open again, and will begin anew.
                 self.close_ship(link);

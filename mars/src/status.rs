@@ -44,12 +44,16 @@ pub struct Status {
     pub sync_copied_bytes: u64,
     /// Log kept, in bytes.
     pub log_bytes: u64,
+    /// Its budget.
+    pub log_bytes_max: u64,
     /// For whom its oldest part is kept.
     pub log_held_by: Reason,
     /// How much trouble the room for the log gives.
     pub pressure: Level,
     /// Since so many microseconds; since the start, while it is none.
     pub pressure_micros: u64,
+    /// As primary: since how many microseconds changes go straight to the disk, or are about to, for lack of room for a log.
+    pub unlogged_micros: Option<u64>,
     /// Bytes in memory that are not yet on the disk.
     pub shadow_bytes: u64,
     /// Guest requests waiting for memory or at the gate.
@@ -165,9 +169,11 @@ impl Engine {
             synced: self.synced(),
             sync_copied_bytes: self.sync_copied_bytes,
             log_bytes: self.log.sealed.lsn.since(self.marks.trimmed()),
+            log_bytes_max: self.config.log_bytes_max,
             log_held_by: self.horizon().reason,
             pressure: self.space.level,
             pressure_micros: now.micros_since(self.space.since),
+            unlogged_micros: since(self.unlogged_since()),
             shadow_bytes: self.shadow.bytes(),
             waiting_requests: self.guests.waiting.len() as u64,
             gate_micros_max: self.gate_micros_max,
@@ -216,6 +222,10 @@ impl Engine {
             Phase::Failed { state, reason } => (*state, Some(reason.clone())),
             Phase::Scanning(_) => (ReplicaState::Detached, because("recovering: reading its log")),
             Phase::Promoting { .. } => (ReplicaState::Detached, because("recovering: applying its log")),
+            Phase::Retracting { .. } => (
+                ReplicaState::Detached,
+                because("the end of its log did not fit: applying what is there"),
+            ),
             _ if !self.splits.found().is_empty() => {
                 let peers: Vec<String> = self.splits.found().keys().map(ToString::to_string).collect();
                 let reason = format!("its history and that of {} have parted", peers.join(" and "));
@@ -239,6 +249,10 @@ impl Engine {
                     }
                     (ReplicaState::Paused, Some(reason))
                 }
+                (Some(_), _) if self.space.full => (
+                    ReplicaState::Paused,
+                    because("there is no room for its log; it goes on by itself when there is"),
+                ),
                 (Some(_), SyncState::Whole) => {
                     let known = self.follow.primary_committed;
                     let caught_up = known > model::Lsn(0) && self.marks.committed() >= known;

@@ -1,7 +1,7 @@
-//! How is a volume served without a log? Straight to its disk, when there is nobody to send a log to.
+//! How is a volume served without a log? Straight to its disk, when there is nobody to send a log to, or no room for one.
 //!
-//! A volume with one replica needs no log: a write is answered when it is in the disk's page cache, FLUSH and FUA when the
-//! disk is flushed. The road is changed while guests write:
+//! A write is answered when it is in the disk's page cache, FLUSH and FUA when the disk is flushed. The road is changed while
+//! guests write:
 //!
 //! * *off*: the log is emptied; for the last of it, changes wait. When everything is on the disk, the position **jumps** to one
 //!   that no log has ever had, durably, and the log is dropped. From there on contents change without a position: whoever
@@ -10,6 +10,10 @@
 //!   it that the log is whole again. Until then nothing of the log reaches the disk, and nobody is sent anything: what a power
 //!   cut could still take away must not be copied.
 //!
+//! Where there are peers, a track says of each what it lacks (`track.rs`). With a log, the log remembers what a track has not saved;
+//! without one every change waits until the durable tracks name its extent. They name the stretch around it too, so that few
+//! changes have to wait.
+//!
 //! A restart in between finds `straight` in the meta: what is in the log behind the jump is newer than the disk.
 
 use std::collections::VecDeque;
@@ -17,10 +21,12 @@ use std::collections::VecDeque;
 use bytes::Bytes;
 use model::{Mode, Role, SectorRange, Tick};
 
+use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Phase, Then};
-use crate::event::{Effect, GuestRequest, LinkId, Reply, RequestTag};
+use crate::event::{Effect, GuestRequest, Reply, RequestTag};
 use crate::lineage::{Stretch, jump};
 use crate::log::Log;
+use crate::museum::{self, Mutant};
 use crate::record::Record;
 use crate::replay::Replay;
 use crate::watermark::Watermarks;
@@ -50,7 +56,7 @@ pub(crate) enum Road {
 impl Road {
     /// Whether the log says everything that is on the disk, so that others can have it.
     pub fn serves_log(self) -> bool {
-        matches!(self, Road::Logged | Road::Closing { .. })
+        matches!(self, Road::Logged | Road::Closing { gated: false, .. })
     }
 
     pub fn is_straight(self) -> bool {
@@ -77,6 +83,10 @@ pub(crate) struct Straight {
     flushing: bool,
     /// Flushes that must cover both roads.
     both: Vec<RequestTag>,
+    /// What the durable tracks name since there is no log.
+    marked: Option<DirtyMap>,
+    /// What they are about to name.
+    marking: Option<DirtyMap>,
     /// Changes so far.
     pub changes: u64,
     /// So many of them are durable.
@@ -91,6 +101,8 @@ impl Default for Straight {
             unflushed: Vec::new(),
             flushing: false,
             both: Vec::new(),
+            marked: None,
+            marking: None,
             // What an earlier start has left in the page cache counts as one.
             changes: 1,
             durable: 0,
@@ -99,11 +111,11 @@ impl Default for Straight {
 }
 
 impl Engine {
-    /// Whether a log would be for nobody.
+    /// Whether a log would be for nobody, or has no room.
     fn wants_straight(&self) -> bool {
         let alone = self.peers.is_empty() && self.active_run().is_none();
         // A mode that waits for replicas goes on to do so, though there are none.
-        alone && self.meta.settings.mode == Mode::Async
+        (alone && self.meta.settings.mode == Mode::Async) || self.does_without_log()
     }
 
     /// Whether a request must wait because the road is being changed.
@@ -150,7 +162,12 @@ impl Engine {
     }
 
     fn straight_done(&mut self, tag: RequestTag) {
-        let result = Ok(Reply::Done);
+        let result = match self.meta.role {
+            Role::Primary => Ok(Reply::Done),
+            // It has heard of a newer primary meanwhile, and answers nothing any more.
+            Role::Secondary if matches!(self.phase, Phase::Demoting) => return self.guests.fenced.push(tag),
+            Role::Secondary => Err(self.not_primary()),
+        };
         self.effects.push_back(Effect::Complete { tag, result });
     }
 
@@ -199,18 +216,14 @@ impl Engine {
                 self.straight.road = Road::Closing { since, gated: false };
                 self.pump_closing();
             }
-            Road::Closing { .. } if !self.wants_straight() || moving => self.straight.road = Road::Logged,
+            Road::Closing { .. } if !self.wants_straight() || moving => {
+                self.straight.road = Road::Logged;
+                self.pump_guests();
+            }
             Road::Closing { .. } => self.pump_closing(),
             Road::Straight if !self.wants_straight() && !moving => {
                 self.straight.road = Road::Opening { flushing: false };
-                if self
-                    .meta
-                    .lineage
-                    .last()
-                    .is_none_or(|last| last.epoch != self.meta.epoch)
-                {
-                    self.begin_stretch();
-                }
+                self.begin_stretch();
             }
             Road::Opening { flushing: false } if self.straight_is_quiet() => {
                 self.straight.road = Road::Opening { flushing: true };
@@ -222,19 +235,61 @@ impl Engine {
     }
 
     fn issue_straight(&mut self) {
-        while let Some(Change {
-            tag,
-            range,
-            data,
-            fua,
-        }) = self.straight.waiting.pop_front()
-        {
+        self.note_marked();
+        while let Some(range) = self.straight.waiting.front().map(|change| change.range) {
+            if !self.is_marked(range) {
+                self.mark_waiting();
+                break;
+            }
+            let Some(Change {
+                tag,
+                range,
+                data,
+                fua,
+            }) = self.straight.waiting.pop_front()
+            else {
+                break;
+            };
             self.straight.changes += 1;
             let id = self.io(Io::StraightWrite { tag, fua });
             self.effects.push_back(Effect::WriteVolume { id, range, data });
         }
         if !self.straight.unflushed.is_empty() {
             self.flush_straight();
+        }
+    }
+
+    /// Whether a restart would know that peers may lack `range`.
+    fn is_marked(&self, range: SectorRange) -> bool {
+        if self.tracks.is_empty() {
+            return !self.is_forgetting_tracks();
+        }
+        let marked = self.straight.marked.as_ref();
+        marked.is_some_and(|marked| marked.covers(range)) || museum::is(Mutant::UnloggedUnmarked)
+    }
+
+    /// Names what waits in every track, durably.
+    fn mark_waiting(&mut self) {
+        if self.straight.marking.is_some() || self.tracks.are_saving() || self.tracks.is_empty() {
+            return;
+        }
+        let mut marks = DirtyMap::clean(self.sectors());
+        for change in &self.straight.waiting {
+            marks.mark(marks.region(change.range));
+        }
+        self.tracks.join(&marks);
+        self.straight.marking = Some(marks);
+        self.save_tracks(true);
+    }
+
+    /// What was to be named is named, or its track is given up durably.
+    fn note_marked(&mut self) {
+        if self.tracks.are_saving() || self.is_forgetting_tracks() {
+            return;
+        }
+        if let Some(marks) = self.straight.marking.take() {
+            let clean = || DirtyMap::clean(marks.sectors());
+            self.straight.marked.get_or_insert_with(clean).join(&marks);
         }
     }
 
@@ -270,6 +325,11 @@ impl Engine {
         matches!(self.straight.road, Road::Closing { .. })
     }
 
+    /// Whether the log is about to be given up although there are peers: their tracks must hold all of it.
+    pub(crate) fn gives_up_log(&self) -> bool {
+        matches!(self.straight.road, Road::Closing { gated: true, .. }) && self.does_without_log()
+    }
+
     /// When the gate of a log that is being emptied closes.
     pub(crate) fn straight_due(&self) -> Option<Tick> {
         match self.straight.road {
@@ -282,30 +342,42 @@ impl Engine {
         let Road::Closing { since, gated } = self.straight.road else {
             return;
         };
+        if self.does_without_log() {
+            self.leave_log_to_maps();
+        }
         if !gated {
-            let late = self.now >= since.after_millis(CLOSE_MILLIS);
+            let late = self.space.full || self.now >= since.after_millis(CLOSE_MILLIS);
             let near = CLOSE_SHADOW_BYTES.min(self.config.shadow_bytes_max / 4);
             if !late && self.shadow.bytes() > near {
                 return;
             }
             self.straight.road = Road::Closing { since, gated: true };
+            // What they ask for would go on for ever.
+            let links = self.ship_links();
+            links.into_iter().for_each(|link| self.close_ship(link));
         }
         self.seal();
         let end = self.log.sealed;
         self.log.want_flush(end.lsn);
         let on_disk = self.marks.written_back() == end.lsn && matches!(self.round, Round::Idle);
-        if on_disk && self.shadow.bytes() == 0 && self.log.nobody_waits() && self.is_quiet() {
+        let mapped = self.tracks.hold_all(end.lsn);
+        if on_disk && mapped && self.shadow.bytes() == 0 && self.log.nobody_waits() && self.is_quiet() {
             self.jump();
         }
     }
 
     /// Everything is on the disk, and nothing is under way.
     fn jump(&mut self) {
-        let links: Vec<LinkId> = self.links.keys().copied().collect();
-        links.into_iter().for_each(|link| self.close_ship(link));
         self.straight.road = Road::Jumping;
+        let last = self.meta.lineage.last();
+        if last.is_none_or(|last| last.epoch != self.meta.epoch) {
+            // There was no room for its first record; what others may have behind this is not part of its history all the same.
+            let (epoch, writer) = (self.meta.epoch, self.config.node.clone());
+            let from = self.log.sealed;
+            self.note_stretch(Stretch { epoch, writer, from });
+        }
         let epoch = self.log.sealed_epoch;
-        let to = jump(self.log.sealed);
+        let to = jump(self.log.sealed, self.meta.epoch);
         self.meta.straight = true;
         self.meta.written_back = to;
         self.meta.touched = to.lsn;
@@ -314,6 +386,8 @@ impl Engine {
         self.marks = Watermarks::at(to.lsn);
         self.log = Log::ending_at(to, epoch);
         self.replay = Replay::from(to);
+        self.tracks.jump(to);
+        self.straight.marked = None;
         self.save(Then::Jumped);
     }
 
@@ -336,9 +410,20 @@ impl Engine {
             true if log_is_empty => Road::Straight,
             true => Road::Opening { flushing: false },
         };
+        if self.straight.road.is_straight() && !self.peers.is_empty() {
+            self.assume_no_room();
+        }
     }
 
-    /// The first record of this primary's epoch.
+    /// The same, unless it was written before.
+    pub(crate) fn begin_stretch_once(&mut self) {
+        let last = self.meta.lineage.last();
+        if last.is_none_or(|last| last.epoch != self.meta.epoch) {
+            self.begin_stretch();
+        }
+    }
+
+    /// The first record of this primary's epoch, and of each log in it.
     pub(crate) fn begin_stretch(&mut self) {
         let writer = self.config.node.clone();
         self.note_stretch(Stretch {

@@ -48,6 +48,9 @@ impl fmt::Display for Switch {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Paused(u8);
 
+/// Nobody has paused it, but it takes no log in.
+const FULL: u8 = 8;
+
 impl Paused {
     fn bit(switch: Switch) -> u8 {
         match switch {
@@ -57,19 +60,35 @@ impl Paused {
         }
     }
 
-    /// As it lies on disk and wire: bit 0 sync, bit 1 fetch, bit 2 replay.
+    /// As it lies on disk and wire: bit 0 sync, bit 1 fetch, bit 2 replay; on the wire bit 3: not by an operator, there is no room
+    /// for log.
     pub fn bits(self) -> u8 {
         self.0
     }
 
     /// What the bits say; `None` when there are unknown ones.
     pub fn from_bits(bits: u8) -> Option<Paused> {
-        (bits < 8).then_some(Paused(bits))
+        (bits < 16).then_some(Paused(bits))
     }
 
     /// Whether this is stopped.
     pub fn has(self, switch: Switch) -> bool {
         self.0 & Paused::bit(switch) != 0
+    }
+
+    /// The same, and whether there is room for log.
+    pub(crate) fn with_room(self, there_is: bool) -> Paused {
+        Paused(if there_is { self.0 & !FULL } else { self.0 | FULL })
+    }
+
+    /// Whether there is no room for log.
+    pub fn is_full(self) -> bool {
+        self.0 & FULL != 0
+    }
+
+    /// Whether no log is taken in, whoever has stopped that.
+    pub fn stops_fetch(self) -> bool {
+        self.has(Switch::Fetch) || self.is_full()
     }
 
     /// Whether anything is stopped.
@@ -122,6 +141,11 @@ impl Engine {
         self.save(Then::Answer { id });
     }
 
+    /// What is stopped here, for whoever sends to us.
+    pub(crate) fn paused_now(&self) -> Paused {
+        self.meta.paused.with_room(!self.space.full)
+    }
+
     /// Whether this is stopped here and heeded.
     pub(crate) fn is_paused(&self, switch: Switch) -> bool {
         self.meta.role == Role::Secondary && self.meta.paused.has(switch)
@@ -167,6 +191,8 @@ mod tests {
         assert_eq!(paused.holding(true).to_string(), "fetch and replay");
         paused = paused.with(Switch::Fetch, false);
         assert_eq!(Paused::from_bits(paused.bits()), Some(paused));
-        assert_eq!((Paused::from_bits(8), paused.has(Switch::Fetch)), (None, false));
+        assert_eq!((Paused::from_bits(16), paused.has(Switch::Fetch)), (None, false));
+        assert!(!paused.stops_fetch() && paused.with_room(false).stops_fetch());
+        assert!(paused.with_room(false).is_full() && !paused.with_room(true).is_full());
     }
 }

@@ -132,7 +132,10 @@ impl Engine {
         match self.phase {
             Phase::Following | Phase::Serving => {}
             Phase::Demoting => return Some(CommandError::Busy),
-            Phase::Scanning(_) | Phase::Promoting { .. } | Phase::Failed { .. } => {
+            Phase::Scanning(_)
+            | Phase::Promoting { .. }
+            | Phase::Retracting { .. }
+            | Phase::Failed { .. } => {
                 let reason = "recovery is under way; ask again when it has ended".to_owned();
                 return Some(CommandError::NotInService { reason });
             }

@@ -9,12 +9,12 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, NodeId, SectorRange};
+use model::{Epoch, Lsn, NodeId, ReplicaState, SectorRange};
 
 use crate::dirty::{DirtyMap, SavedTrack};
 use crate::engine::{Engine, Io, Phase};
-use crate::event::Effect;
-use crate::lineage::Position;
+use crate::event::{DiskError, Effect};
+use crate::lineage::{Position, jump};
 use crate::record::{Batch, BatchError, Header, Record};
 
 /// What is remembered of one peer.
@@ -29,6 +29,8 @@ pub(crate) struct Track {
     pub map: DirtyMap,
     /// The durable copy holds every change before this.
     saved: Lsn,
+    /// There is a durable copy.
+    on_disk: bool,
     saving: bool,
 }
 
@@ -39,6 +41,14 @@ struct Read {
 }
 
 impl Track {
+    /// A peer that has the whole log lacks nothing so far: there is nothing to be read.
+    fn begin_at_end(&mut self, end: Position) {
+        if self.begin == end.lsn && self.read.is_none() {
+            let (base, covered) = (end, end);
+            self.read = Some(Read { base, covered });
+        }
+    }
+
     fn at(&self) -> Lsn {
         self.read.map_or(self.begin, |read| read.covered.lsn)
     }
@@ -82,6 +92,48 @@ impl Tracks {
         self.of.get(peer)
     }
 
+    /// The end of the log was taken back.
+    pub fn retract(&mut self, end: Position) {
+        for track in self.of.values_mut() {
+            track.read_until = track.read_until.min(end.lsn);
+            track.begin_at_end(end);
+        }
+    }
+
+    /// Contents change without a log from here on, and every track holds what the log told.
+    pub fn jump(&mut self, to: Position) {
+        for track in self.of.values_mut() {
+            if let Some(read) = &mut track.read {
+                read.covered = to;
+            }
+            track.read_until = to.lsn;
+            track.saved = to.lsn;
+        }
+    }
+
+    /// Adds the same to all of them.
+    pub fn join(&mut self, marks: &DirtyMap) {
+        self.of.values_mut().for_each(|track| track.map.join(marks));
+    }
+
+    /// Whether nobody is remembered anything of.
+    pub fn is_empty(&self) -> bool {
+        self.of.is_empty()
+    }
+
+    /// Whether one of them is being made durable.
+    pub fn are_saving(&self) -> bool {
+        self.of.values().any(|track| track.saving)
+    }
+
+    /// Whether all of them are durable and hold every change before the end of the log.
+    pub fn hold_all(&self, end: Lsn) -> bool {
+        let holds = |track: &Track| {
+            track.on_disk && !track.saving && track.is_live() && track.read.is_some() && track.saved == end
+        };
+        self.of.values().all(holds)
+    }
+
     /// Each with its peer.
     pub fn iter(&self) -> impl Iterator<Item = (&NodeId, &Track)> {
         self.of.iter()
@@ -106,14 +158,16 @@ impl Engine {
             return;
         }
         self.seal();
-        let track = Track {
+        let mut track = Track {
             begin,
             read: None,
             read_until: self.log.sealed.lsn,
             map: DirtyMap::clean(self.sectors()),
             saved: begin,
+            on_disk: false,
             saving: false,
         };
+        track.begin_at_end(self.log.sealed);
         self.tracks.of.insert(peer.clone(), track);
     }
 
@@ -131,6 +185,21 @@ impl Engine {
             peer,
             track: None,
         });
+    }
+
+    /// A track that was given up is gone, or (not `kept`) its durable copy could not be removed.
+    pub(crate) fn track_forgotten(&mut self, removed: bool) {
+        if !removed && self.holds_back_log() {
+            // After a restart it would be believed, and it lacks what changes from now on.
+            let operation = format!("forget what a replica of volume {} lacked", self.config.volume);
+            let reason = "its file cannot be removed".to_owned();
+            self.fail(ReplicaState::Detached, DiskError { operation, reason });
+        }
+    }
+
+    /// Whether one that was given up may still be there after a restart.
+    pub(crate) fn is_forgetting_tracks(&self) -> bool {
+        self.io.values().any(|io| matches!(io, Io::TrackForgotten))
     }
 
     pub(crate) fn end_all_tracks(&mut self) {
@@ -161,18 +230,27 @@ impl Engine {
             && self.peers.contains_key(&saved.peer)
             && saved.map.sectors() == self.sectors()
             && saved.base.lsn <= saved.covered.lsn
-            && saved.covered.lsn >= self.meta.trimmed
-            && saved.covered.lsn <= self.log.sealed.lsn
+            && self.covered_by(saved).lsn >= self.meta.trimmed
+            && self.covered_by(saved).lsn <= self.log.sealed.lsn
+    }
+
+    /// Everything before this is in a track that was saved: what changes without a log is marked durably before it is changed, so one that held
+    /// everything before the jump holds everything up to it.
+    fn covered_by(&self, saved: &SavedTrack) -> Position {
+        let to = self.meta.written_back;
+        let mut before = self.meta.lineage.iter().rev();
+        let epoch = before
+            .find(|stretch| stretch.from.lsn < to.lsn)
+            .map(|stretch| stretch.epoch);
+        match epoch {
+            Some(epoch) if self.meta.straight && jump(saved.covered, epoch) == to => to,
+            _ => saved.covered,
+        }
     }
 
     fn resume_track(&mut self, saved: SavedTrack) {
-        let SavedTrack {
-            peer,
-            base,
-            covered,
-            map,
-            ..
-        } = saved;
+        let covered = self.covered_by(&saved);
+        let SavedTrack { peer, base, map, .. } = saved;
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.counts = false;
             peer.committed = peer.committed.min(base.lsn);
@@ -183,6 +261,7 @@ impl Engine {
             read_until: self.log.sealed.lsn,
             map,
             saved: covered.lsn,
+            on_disk: true,
             saving: false,
         };
         self.tracks.of.insert(peer, track);
@@ -206,7 +285,7 @@ impl Engine {
             .collect();
         done.iter().for_each(|peer| self.end_track(peer));
         self.read_for_tracks();
-        self.save_tracks();
+        self.save_tracks(false);
     }
 
     fn read_for_tracks(&mut self) {
@@ -285,10 +364,11 @@ impl Engine {
         lost.iter().for_each(|peer| self.end_track(peer));
     }
 
-    /// A saved track may only speak of log that a restart finds again.
-    fn save_tracks(&mut self) {
+    /// A saved track may only speak of log that a restart finds again. `all` are saved again, or those for which it is time.
+    pub(crate) fn save_tracks(&mut self, all: bool) {
         let step = (self.config.log_bytes_max / 16).clamp(4096, 64 << 20);
         let (sealed, committed) = (self.log.sealed, self.meta.committed);
+        let last = self.gives_up_log();
         let mut due = Vec::new();
         for (peer, track) in &mut self.tracks.of {
             let Some(read) = track.read else { continue };
@@ -298,7 +378,9 @@ impl Engine {
             } else {
                 committed
             };
-            if !track.saving && covered.lsn.since(track.saved) >= step {
+            let rest = covered.lsn > track.saved || !track.on_disk;
+            let wanted = all || covered.lsn.since(track.saved) >= step || (last && rest && covered == sealed);
+            if !track.saving && wanted {
                 track.saving = true;
                 let saved = SavedTrack {
                     term: self.meta.epoch.term,
@@ -335,6 +417,7 @@ impl Engine {
         track.saving = false;
         if kept {
             track.saved = track.saved.max(up_to);
+            track.on_disk = true;
         } else {
             // Without a durable copy it would hold the log for ever.
             self.end_track(peer);

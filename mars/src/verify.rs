@@ -286,6 +286,9 @@ impl Engine {
     }
 
     pub(crate) fn verify_due(&self) -> Option<Tick> {
+        if !self.takes_barriers() {
+            return None;
+        }
         let (verify, run) = (self.verify.as_ref()?, self.active_run()?);
         let save = (run.next.0 != verify.saved).then_some(verify.save_due);
         let away = verify
@@ -293,6 +296,12 @@ impl Engine {
             .values()
             .map(|since| since.after_millis(PATIENCE_MILLIS));
         away.chain(save).chain(self.verify_asks_at()).min()
+    }
+
+    /// Whether there is a log, with room, to put barriers into.
+    fn takes_barriers(&self) -> bool {
+        let serves = matches!(self.phase, Phase::Serving) && self.straight.road.serves_log();
+        serves && !self.space.full && !self.does_without_log()
     }
 
     /// When the next barrier may be put into the log; `None` while something else must happen first.
@@ -327,7 +336,7 @@ impl Engine {
             }
             return;
         }
-        if !self.straight.road.serves_log() {
+        if !self.takes_barriers() {
             return;
         }
         if self.verify.is_none() {

@@ -64,8 +64,10 @@ impl Engine {
     }
 
     fn consider_round(&mut self) {
-        let stopped =
-            matches!(self.phase, Phase::Scanning(_)) || self.follow.is_cutting() || self.holds_back_log();
+        let stopped = matches!(self.phase, Phase::Scanning(_))
+            || self.space.retracted
+            || self.follow.is_cutting()
+            || self.holds_back_log();
         let behind = self.replay.loaded.lsn > self.marks.written_back() || !self.shadow.active.is_empty();
         if stopped || !behind {
             self.round_due = None;

@@ -282,6 +282,7 @@ impl World {
                 ..
             } => self.hand_overs += 1,
             Effect::TrimLog { .. } | Effect::Answer { .. } => {}
+            Effect::AskRoom { id, .. } => host_push(host, Event::RoomTold { id, there_is: true }),
             Effect::Notice(_) => {}
             Effect::Dial { peer } => {
                 let other = index(&peer);

@@ -194,7 +194,7 @@ impl World {
                 host.log.resize(at.0 as usize, 0);
                 host.inbox.push_back(Event::LogReset { id });
             }
-            Effect::TrimLog { .. } => {}
+            Effect::TrimLog { .. } | Effect::AskRoom { .. } => {}
             Effect::ReadVolume { id, range } => {
                 let bytes = &host.disk[range.start.bytes() as usize..range.end().bytes() as usize];
                 let data = VolumeData::Data(Bytes::copy_from_slice(bytes));

@@ -21,7 +21,7 @@ pub use memory::MemoryDisk;
 /// Carries out the disk effects of one engine; the methods are those effects, in words of `mars::Effect`.
 ///
 /// Every call returns at once; answers arrive as events in the inbox given at construction, failures as
-/// `DiskFailed`. Calls on the log take effect in the order made, so do saves of the meta and of tracks, and so do calls on the volume
+/// `DiskFailed`, except an append for which there is no room: that is `LogFull`. Calls on the log take effect in the order made, so do saves of the meta and of tracks, and so do calls on the volume
 /// whose ranges overlap. Dropping a disk carries out what was asked and waits for it.
 pub trait Disk: Send {
     /// Write to the log at its end.
@@ -32,6 +32,8 @@ pub trait Disk: Send {
     fn read_log(&mut self, id: IoId, at: Lsn, bytes_max: usize);
     /// Cut the log at `at`, or (without `keep`) begin it anew there.
     fn reset_log(&mut self, id: IoId, at: Lsn, keep: bool);
+    /// Tell whether the log's file system has room for so much more.
+    fn ask_room(&mut self, id: IoId, bytes: u64);
     /// Give log space back.
     fn trim_log(&mut self, up_to: Lsn);
     /// Read contents.

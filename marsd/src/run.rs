@@ -14,8 +14,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use mars::{
-    Answer, Birth, CommandError, CommandId, Effect, Engine, Event, GuestError, LinkId, Meta, RequestTag,
-    Standing,
+    Answer, Birth, Command, CommandError, CommandId, Effect, Engine, Event, GuestError, LinkId, Meta,
+    RequestTag, Standing,
 };
 use model::{NodeId, Tick};
 use tokio::sync::{oneshot, watch};
@@ -184,7 +184,10 @@ impl Loop {
             Input::Command { command, answer } => {
                 let id = CommandId(self.tag());
                 self.commands.insert(id, answer);
-                info!(?command, "asked by an operator");
+                // Shares of a budget come by themselves, all the time.
+                if !matches!(command, Command::SetLogBudget { .. }) {
+                    info!(?command, "asked by an operator");
+                }
                 self.engine.handle(now, Event::Command { id, command });
             }
             // Whoever asked may have given up.
@@ -231,6 +234,7 @@ impl Loop {
             Effect::ReadLog { id, at, bytes_max } => self.disk.read_log(id, at, bytes_max),
             Effect::ResetLog { id, at, keep } => self.disk.reset_log(id, at, keep),
             Effect::TrimLog { up_to } => self.disk.trim_log(up_to),
+            Effect::AskRoom { id, bytes } => self.disk.ask_room(id, bytes),
             Effect::ReadVolume { id, range } => self.disk.read_volume(id, range),
             Effect::VolumeStatus { id, range } => self.disk.volume_status(id, range),
             Effect::WriteVolume { id, range, data } => self.disk.write_volume(id, range, data),

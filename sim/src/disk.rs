@@ -31,7 +31,8 @@ impl Lane {
             | Effect::FlushLog { .. }
             | Effect::ReadLog { .. }
             | Effect::ResetLog { .. }
-            | Effect::TrimLog { .. } => Some(Lane::Log),
+            | Effect::TrimLog { .. }
+            | Effect::AskRoom { .. } => Some(Lane::Log),
             Effect::ReadVolume { .. }
             | Effect::VolumeStatus { .. }
             | Effect::WriteVolume { .. }
@@ -64,6 +65,10 @@ pub(crate) struct Disk {
     pub stall_percent: u64,
     /// The next operation of this lane is refused.
     pub failing: Option<Lane>,
+    /// So much log fits on its file system.
+    pub log_room: Option<u64>,
+    /// The first append that did not fit: it and what comes behind it is dropped until the log is reset.
+    unfit: Option<u64>,
 }
 
 impl Disk {
@@ -79,9 +84,26 @@ impl Disk {
             slowness: 1,
             stall_percent: 1,
             failing: None,
+            log_room: None,
+            unfit: None,
         };
         disk.find_holes();
         disk
+    }
+
+    /// Log that is there.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.end() - self.log.origin()
+    }
+
+    /// Whether an append that is about to be submitted will be there.
+    pub fn takes(&mut self, at: u64, length: u64) -> bool {
+        let begin = self.log.origin().min(at);
+        let fits = self.log_room.is_none_or(|room| at + length - begin <= room);
+        if self.unfit.is_none() && !fits {
+            self.unfit = Some(at);
+        }
+        self.unfit.is_none()
     }
 
     /// The same disks, their log from an address on only.
@@ -97,6 +119,8 @@ impl Disk {
             slowness: self.slowness,
             stall_percent: self.stall_percent,
             failing: None,
+            log_room: self.log_room,
+            unfit: self.unfit,
         }
     }
 
@@ -139,6 +163,14 @@ impl Disk {
 
     fn apply(&mut self, effect: Effect) -> Option<Event> {
         Some(match effect {
+            Effect::AppendLog { at, .. } if self.unfit == Some(at.0) => Event::LogFull { at },
+            Effect::AppendLog { at, .. } if self.unfit.is_some_and(|unfit| at.0 > unfit) => return None,
+            Effect::FlushLog { up_to } if self.unfit.is_some_and(|unfit| up_to.0 > unfit) => return None,
+            Effect::AskRoom { id, bytes } => {
+                let used = self.log_bytes();
+                let there_is = self.log_room.is_none_or(|room| used + bytes <= room);
+                Event::RoomTold { id, there_is }
+            }
             Effect::AppendLog { at, bytes } => {
                 self.log.write(at.0, &bytes);
                 Event::LogWritten {
@@ -156,6 +188,7 @@ impl Disk {
                 bytes: Bytes::copy_from_slice(self.log.read(at.0, bytes_max)),
             },
             Effect::ResetLog { id, at, keep } => {
+                self.unfit = None;
                 if keep {
                     self.log.cut(at.0);
                 } else {
@@ -275,8 +308,10 @@ impl Disk {
                 self.apply(effect);
             }
             match rest.into_iter().next() {
+                Some(Effect::AppendLog { at, .. }) if self.unfit.is_some_and(|unfit| at.0 > unfit) => {}
                 Some(Effect::AppendLog { at, bytes }) => {
-                    let part = rng.below((bytes.len() / SECTOR) as u64 + 1) as usize * SECTOR;
+                    let all = (bytes.len() / SECTOR) as u64 + u64::from(self.unfit.is_none());
+                    let part = rng.below(all) as usize * SECTOR;
                     self.log.write(at.0, &bytes[..part]);
                 }
                 Some(Effect::WriteVolume { range, data, .. }) => {
@@ -290,11 +325,18 @@ impl Disk {
                 _ => {}
             }
         }
+        self.unfit = None;
     }
 
     /// The host loses power, after [`Disk::kill`] if a process was running.
     pub fn power_cut(&mut self, rng: &mut Rng) {
         self.log.power_cut(rng);
+        self.volume.power_cut(rng);
+        self.find_holes();
+    }
+
+    /// What is not durable on the volume is kept or lost, for good.
+    pub fn lose_unflushed(&mut self, rng: &mut Rng) {
         self.volume.power_cut(rng);
         self.find_holes();
     }

@@ -291,14 +291,14 @@ impl History {
         })
     }
 
-    /// Contents change without a log from here on; the next log continues `to`.
-    pub fn jumped(&mut self, to: Position) -> Result<(), String> {
+    /// Contents change without a log from here on, by a primary in `epoch`; the next log continues `to`.
+    pub fn jumped(&mut self, to: Position, by: Epoch) -> Result<(), String> {
         if self.holds(to) {
             return Ok(());
         }
         let is_before = |(lsn, end): (&u64, &End)| {
             let (lsn, digest) = (Lsn(*lsn), end.digest);
-            mars::jump(Position { lsn, digest }) == to
+            mars::jump(Position { lsn, digest }, by) == to
         };
         let mut branches = self.branches.iter().enumerate().rev();
         let found = branches.find_map(|(index, branch)| {
@@ -325,7 +325,11 @@ impl History {
         );
         match self.branches[index].end().lsn == at {
             true => self.branches[index] = branch,
-            false => self.branches.push(branch),
+            false => {
+                // Without the last batches of an earlier start.
+                self.restarts.push(Restart { at, epoch: by });
+                self.branches.push(branch);
+            }
         }
         self.ever.insert((to.lsn.0, to.digest.0));
         let (committed, made) = self.terms.entry(epoch.term).or_default();

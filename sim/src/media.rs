@@ -69,6 +69,11 @@ impl Media {
         self.bytes
     }
 
+    /// Address of the first byte.
+    pub fn origin(&self) -> u64 {
+        self.origin
+    }
+
     /// Address behind the last byte.
     pub fn end(&self) -> u64 {
         self.origin + (self.bytes.len() - self.given_up) as u64
@@ -91,6 +96,14 @@ impl Media {
             return &[];
         }
         &self.bytes[self.range(at, length)]
+    }
+
+    /// What a power cut could bring back of a sector.
+    pub fn durable(&self, at: u64) -> &[u8] {
+        match self.unflushed.get(&at) {
+            Some(Some(durable)) => durable,
+            Some(None) | None => self.read(at, SECTOR),
+        }
     }
 
     /// Into the page cache; both numbers are multiples of a sector.

@@ -21,6 +21,10 @@ pub(crate) enum Trouble {
     LostLogWrite,
     MisdirectedLogWrite,
     DiskFails,
+    /// Something else fills the file system of a log for a while.
+    LogFull,
+    /// An operator changes the budget of a log.
+    LogBudget,
     ClockJump,
     OldMembers,
     WrongVerb,
@@ -75,6 +79,7 @@ impl Trouble {
         Trouble::LostLogWrite,
         Trouble::MisdirectedLogWrite,
         Trouble::DiskFails,
+        Trouble::LogFull,
         Trouble::ClockJump,
         Trouble::OldMembers,
         Trouble::WrongVerb,
@@ -94,6 +99,8 @@ impl Trouble {
         (Trouble::LostLogWrite, 2),
         (Trouble::MisdirectedLogWrite, 2),
         (Trouble::DiskFails, 3),
+        (Trouble::LogFull, 12),
+        (Trouble::LogBudget, 8),
         (Trouble::ClockJump, 3),
         (Trouble::OldMembers, 2),
         (Trouble::WrongVerb, 5),

@@ -82,6 +82,7 @@ enum Happening {
     Start { node: usize },
     Heal { a: usize, b: usize },
     Recover { node: usize },
+    MakeRoom { node: usize },
     Repair { node: usize },
     Strike { node: usize, other: usize },
     StrikeSync { joiner: usize },
@@ -400,6 +401,7 @@ impl World {
                 self.nodes[node].disk.slowness = 1;
                 self.network.quality.loss_percent = 0;
             }
+            Happening::MakeRoom { node } => self.make_room(node),
             Happening::Repair { node } => self.repair(node),
             Happening::Strike { node, other } => self.strike(node, other),
             Happening::StrikeSync { joiner } => self.strike_sync(joiner),
@@ -528,6 +530,10 @@ impl World {
         self.count("engine: starts");
         let members = self.member_ids();
         let now = self.now;
+        if self.nodes[node].disk_failed && self.meta(node).is_some_and(|meta| meta.straight) {
+            // A guest that was told of an error looks at what is there, and without a log nothing makes that durable.
+            self.nodes[node].disk.lose_unflushed(&mut self.rng);
+        }
         let place = &mut self.nodes[node];
         if !std::mem::take(&mut place.keeps_old_members) {
             place.config.members = members;

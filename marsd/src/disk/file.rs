@@ -160,6 +160,10 @@ impl Disk for FileDisk {
         self.log.reset(id, at, keep);
     }
 
+    fn ask_room(&mut self, id: IoId, bytes: u64) {
+        self.log.ask_room(id, bytes);
+    }
+
     fn trim_log(&mut self, up_to: Lsn) {
         self.log.trim(up_to);
     }

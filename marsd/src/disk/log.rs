@@ -116,6 +116,12 @@ impl Log {
         self.remove(|_| true)
     }
 
+    /// Bytes that its file system still has for us.
+    pub fn room_bytes(&self) -> io::Result<u64> {
+        let found = rustix::fs::fstatvfs(&self.directory)?;
+        Ok(found.f_bavail.saturating_mul(found.f_frsize))
+    }
+
     /// Gives back whole segments before `up_to`.
     pub fn trim(&self, up_to: Lsn) -> io::Result<()> {
         let first = up_to.0 / SEGMENT_BYTES;

@@ -20,6 +20,15 @@ enum Job {
     Flush { up_to: Lsn },
     Reset { id: IoId, at: Lsn, keep: bool },
     Trim { up_to: Lsn },
+    AskRoom { id: IoId, bytes: u64 },
+}
+
+/// Whether a write failed for lack of room: of the file system, or of what a quota leaves.
+fn is_full(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+    )
 }
 
 /// What the flushing thread is asked for, in order.
@@ -58,6 +67,7 @@ impl LogWriter {
             inbox,
             flushes,
             dirty,
+            full_at: None,
         };
         let threads = vec![
             thread::spawn("marsd-append", Span::current(), move || appender.run(&asked))?,
@@ -81,6 +91,10 @@ impl LogWriter {
 
     pub fn reset(&self, id: IoId, at: Lsn, keep: bool) {
         self.ask(Job::Reset { id, at, keep });
+    }
+
+    pub fn ask_room(&self, id: IoId, bytes: u64) {
+        self.ask(Job::AskRoom { id, bytes });
     }
 
     pub fn trim(&self, up_to: Lsn) {
@@ -109,6 +123,8 @@ struct Appender {
     inbox: Inbox,
     flushes: Sender<FlushJob>,
     dirty: Dirty,
+    /// The append here did not fit: it and what comes behind it is dropped until the log is reset.
+    full_at: Option<Lsn>,
 }
 
 impl Appender {
@@ -118,7 +134,14 @@ impl Appender {
             let mut written = None;
             loop {
                 match job {
-                    Job::Append { at, bytes } => written = self.append(at, &bytes).or(written),
+                    Job::Append { .. } if self.full_at.is_some() => {}
+                    Job::Append { at, bytes } => match self.log.write(at, &bytes, &mut self.dirty) {
+                        Ok(()) => written = Some(at.advance(bytes.len() as u64)),
+                        Err(error) => {
+                            self.answer(written.take());
+                            self.did_not_append(at, bytes.len(), error);
+                        }
+                    },
                     other => {
                         self.answer(written.take());
                         self.other(other);
@@ -139,27 +162,42 @@ impl Appender {
         }
     }
 
-    fn append(&mut self, at: Lsn, bytes: &[u8]) -> Option<Lsn> {
-        match self.log.write(at, bytes, &mut self.dirty) {
-            Ok(()) => Some(at.advance(bytes.len() as u64)),
-            Err(e) => {
-                self.inbox.disk_failed(
-                    format!("append {} bytes at {at} to {}", bytes.len(), self.name),
-                    e,
-                );
-                None
-            }
+    /// What there was room for is taken back before it is told, so that the log ends where it says.
+    fn did_not_append(&mut self, at: Lsn, length: usize, error: io::Error) {
+        let operation = format!("append {length} bytes at {at} to {}", self.name);
+        if !is_full(&error) {
+            return self.inbox.disk_failed(operation, error);
+        }
+        warn!(%error, operation, "no room for the log");
+        self.full_at = Some(at);
+        match self.log.truncate(at) {
+            Ok(()) => self.inbox.event(Event::LogFull { at }),
+            Err(e) => self.inbox.disk_failed(format!("take back: {operation}"), e),
         }
     }
 
     fn other(&mut self, job: Job) {
         match job {
             Job::Append { .. } => unreachable!("handled by the caller"),
+            // Those who wait for it ask again behind what is in the log.
+            Job::Flush { up_to } if self.full_at.is_some_and(|at| up_to > at) => {}
             Job::Flush { up_to } => {
                 let dirty = std::mem::take(&mut self.dirty);
                 self.ask_flusher(FlushJob::Flush { up_to, dirty });
             }
-            Job::Reset { id, at, keep } => self.reset(id, at, keep),
+            Job::Reset { id, at, keep } => {
+                self.full_at = None;
+                self.reset(id, at, keep);
+            }
+            Job::AskRoom { id, bytes } => match self.log.room_bytes() {
+                Ok(room) => {
+                    let there_is = room >= bytes;
+                    self.inbox.event(Event::RoomTold { id, there_is });
+                }
+                Err(e) => self
+                    .inbox
+                    .disk_failed(format!("ask for room for {}", self.name), e),
+            },
             Job::Trim { up_to } => {
                 // Space that is not given back now is given back by the next trim; nobody waits for it.
                 if let Err(error) = self.log.trim(up_to) {

@@ -107,6 +107,11 @@ impl Disk for MemoryDisk {
         self.inbox.event(Event::LogReset { id });
     }
 
+    fn ask_room(&mut self, id: IoId, _: u64) {
+        let there_is = true;
+        self.inbox.event(Event::RoomTold { id, there_is });
+    }
+
     fn trim_log(&mut self, up_to: Lsn) {
         self.store()
             .log

@@ -99,10 +99,14 @@ impl MetaFile {
 
     /// Replaces the memory durably.
     pub fn save(&mut self, meta: &Meta) -> io::Result<()> {
-        let bytes = meta.encode();
+        let mut bytes = meta.encode();
         let file = match &self.file {
             Some(file) => file,
             None => {
+                // Both slots have their room from the beginning: a full disk must not take the replica's memory.
+                let mut both = vec![0; 2 * SLOT_BYTES as usize];
+                both[..bytes.len()].copy_from_slice(&bytes);
+                bytes = Bytes::from(both);
                 // Renamed into place with its first contents, so that a file that exists always had a valid slot.
                 let file = crate::persist::create_atomically(&self.path, &bytes)?;
                 self.next_slot = 1;

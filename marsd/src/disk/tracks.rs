@@ -41,22 +41,19 @@ impl TrackFiles {
         persist::create_atomically(&self.file(peer), track).map(drop)
     }
 
-    /// Removes what is kept of `peer`. A file that comes back after a power cut is known by its term and positions.
+    /// Removes what is kept of `peer`, durably: one that came back after a power cut would lack what changed since.
     pub fn remove(&self, peer: &NodeId) -> io::Result<()> {
         match std::fs::remove_file(self.file(peer)) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-            done => done,
+            Err(e) => Err(e),
+            Ok(()) => persist::sync_directory(&self.directory),
         }
     }
 
     /// Removes all of them, durably: they belonged to a replica that is no more.
     pub fn clear(&self) -> io::Result<()> {
         let peers = self.peers()?;
-        peers.iter().try_for_each(|peer| self.remove(peer))?;
-        match peers.is_empty() {
-            true => Ok(()),
-            false => persist::sync_directory(&self.directory),
-        }
+        peers.iter().try_for_each(|peer| self.remove(peer))
     }
 
     /// Everything kept, with whom it is about.

@@ -116,6 +116,22 @@ impl World {
                 let lane = self.rng.below(3);
                 self.fail_disk(node, lane);
             }
+            Trouble::LogFull => {
+                let used = self.nodes[node].disk.log_bytes();
+                let room_bytes = match self.rng.below(3) {
+                    0 => 0,
+                    1 => self.rng.below(used + 1),
+                    _ => used + self.rng.spread(1, 64 << 10),
+                };
+                self.fill_log(node, room_bytes);
+                let micros = self.rng.spread(10_000, 20_000_000);
+                self.schedule(micros, Happening::MakeRoom { node });
+            }
+            Trouble::LogBudget => {
+                let budgets = [0, 1 << 10, 40 << 10, 256 << 10, self.profile.log_bytes_max];
+                let budget = self.rng.pick(&budgets).copied().unwrap_or(0);
+                self.set_log_budget(node, budget);
+            }
             Trouble::ClockJump => {
                 let micros = self.rng.spread(1000, 60_000_000);
                 self.jump_clock(node, micros);

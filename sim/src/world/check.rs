@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
-use mars::{Command, Limits, MaxLag, Meta, Notice, Position, Status, Switch, SyncState};
+use mars::{Command, Level, Limits, MaxLag, Meta, Notice, Position, Status, Switch, SyncState};
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
@@ -153,6 +153,10 @@ impl World {
     }
 
     pub(super) fn inspect_node(&mut self, node: usize) -> Result<(), Violation> {
+        // What changed without a log is a version once that is durably said, not before.
+        if self.meta(node).is_some_and(|meta| meta.straight) {
+            return Ok(());
+        }
         // Recovery reads no log before `written_back`.
         let from = self.meta(node).map_or(0, |meta| meta.written_back.lsn.0);
         let mut disk = self.nodes[node].disk.copy_from(from);
@@ -242,7 +246,7 @@ impl World {
             return Ok(());
         };
         if meta.straight {
-            let told = self.history.jumped(meta.written_back);
+            let told = self.history.jumped(meta.written_back, meta.epoch);
             told.map_err(|what| self.violation(Some(node), what))?;
             self.nodes[node].straight_from = Some(meta.written_back);
         } else if let Some(at) = self.nodes[node].straight_from.take() {
@@ -290,6 +294,7 @@ impl World {
         for node in 0..self.nodes.len() {
             self.nodes[node].disk.slowness = 1;
             self.nodes[node].disk.failing = None;
+            self.make_room(node);
             self.nodes[node].keeps_old_members = false;
             if self.members.contains(&node) {
                 self.start_after(node, 1000);
@@ -373,6 +378,9 @@ impl World {
             }
         }
         for node in self.members.clone() {
+            if self.nodes[node].config.log_bytes_max != self.profile.log_bytes_max {
+                self.set_log_budget(node, self.profile.log_bytes_max);
+            }
             if self.is_faked(node)
                 && self
                     .status(node)
@@ -413,7 +421,7 @@ impl World {
             None => format!("h{node} is down"),
             Some(s) => format!(
                 "h{node} {} {} ({}) epoch {} primary {:?} tip {} waiting {} disk {} short {:?} late {:?} \
-                 verify {:?} {:?}",
+                 verify {:?} {} {:?}",
                 s.role,
                 s.state,
                 s.reason.as_deref().unwrap_or("-"),
@@ -425,6 +433,7 @@ impl World {
                 s.short_micros,
                 s.late_micros,
                 s.verify,
+                s.pressure,
                 s.watermarks
             ),
         }
@@ -443,7 +452,11 @@ impl World {
                         let marks = status.watermarks;
                         status.state == ReplicaState::Uptodate
                             && marks.written_back() == marks.appended()
-                            && (status.tip == self.history.end() || status.straight)
+                            && status.pressure == Level::Normal
+                            && match status.straight {
+                                true => self.members.len() == 1,
+                                false => status.tip == self.history.end(),
+                            }
                             && status.short_micros.is_none()
                             && status.late_micros.is_none()
                             && status.shadow_bytes == 0

@@ -11,6 +11,7 @@ use mars::{Command, CommandError, CommandId, GuestRequest, Meta, Position, Reque
 use model::{Epoch, ReplicaState, Role, SectorRange, Tick};
 
 use super::{Happening, Violation, World, node_index};
+use crate::media::SECTOR;
 use crate::stamp;
 
 /// Tags of ghosts are not those of the guest.
@@ -227,7 +228,9 @@ impl World {
         let Some(base) = self.forced.bases.get(&number).copied() else {
             return false;
         };
-        if busy || self.guest.asked.values().any(|asked| asked.sent == Some(place)) {
+        // While its log comes back, neither its disk nor its history tells what it has.
+        let unclear = busy || (status.straight && self.nodes[node].disk.log_bytes() > 0);
+        if unclear || self.guest.asked.values().any(|asked| asked.sent == Some(place)) {
             return false;
         }
         self.say(|| format!("GUEST MOVES to takeover {number} at h{node}, from {}", base.lsn));
@@ -238,14 +241,31 @@ impl World {
 
     /// The guest begins anew with what the primary of a takeover has.
     pub(super) fn move_guest(&mut self, number: u32, base: Position) {
-        // A primary that takes over from itself while it has no log, or has only just begun one, loses nothing; what it holds
-        // is on no history yet.
-        let straight = |node: &usize| {
-            let from = self.nodes[*node].straight_from;
-            from.is_some_and(|from| from.lsn <= base.lsn)
+        // A change that was asked for elsewhere may still be made there: whoever comes back must not meet it.
+        let looks = |request: &GuestRequest| {
+            matches!(
+                request,
+                GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. } | GuestRequest::Flush
+            )
         };
-        if self.members.iter().any(straight) {
-            self.guest.takeovers = number;
+        for asked in self.guest.asked.values().filter(|asked| !looks(&asked.request)) {
+            self.forced
+                .ghosts
+                .extend(asked.sent.map(|place| (asked.tag.0, place)));
+        }
+        // What a primary holds that has no log is on no history yet, but on its disk.
+        let straight = |node: &usize| {
+            let status = self.nodes[*node].status.as_ref();
+            status.is_some_and(|s| s.straight && s.role == Role::Primary && s.epoch.takeovers() == number)
+        };
+        if let Some(node) = self.members.iter().copied().find(straight) {
+            let volume = &self.nodes[node].disk.volume;
+            self.guest.moved(number, |sector| {
+                let at = (sector * SECTOR) as u64;
+                let both = [volume.durable(at), volume.read(at, SECTOR)];
+                both.map(|bytes| stamp::of(bytes).unwrap_or(u64::MAX)).to_vec()
+            });
+            self.acked_epoch = Epoch::NONE;
             return;
         }
         let history = &self.history;

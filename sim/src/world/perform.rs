@@ -5,7 +5,7 @@ use mars::{
     Answer, Command, CommandError, CommandId, Effect, Event, GuestError, Level, LinkId, Message, Notice,
     Reply, RequestTag,
 };
-use model::NodeId;
+use model::{Lsn, NodeId};
 
 use super::{Happening, Kept, Violation, World, node_index};
 use crate::disk::Lane;
@@ -38,11 +38,7 @@ impl World {
 
     fn submit(&mut self, node: usize, lane: Lane, effect: Effect) -> Result<(), Violation> {
         match &effect {
-            Effect::AppendLog { at, bytes } => {
-                let name = self.nodes[node].id.to_string();
-                let told = self.history.appended(node, &name, *at, bytes);
-                told.map_err(|what| self.violation(Some(node), what))?;
-            }
+            Effect::AppendLog { at, bytes } => self.note_append(node, *at, bytes)?,
             Effect::TrimLog { up_to } => self.check_trim(node, *up_to)?,
             _ => {}
         }
@@ -50,6 +46,16 @@ impl World {
             self.work_lane(node, lane);
         }
         Ok(())
+    }
+
+    /// What does not fit, or comes behind that, is in nobody's history.
+    fn note_append(&mut self, node: usize, at: Lsn, bytes: &Bytes) -> Result<(), Violation> {
+        if !self.nodes[node].disk.takes(at.0, bytes.len() as u64) {
+            return Ok(());
+        }
+        let name = self.nodes[node].id.to_string();
+        let told = self.history.appended(node, &name, at, bytes);
+        told.map_err(|what| self.violation(Some(node), what))
     }
 
     fn work_lane(&mut self, node: usize, lane: Lane) {
@@ -69,8 +75,13 @@ impl World {
         }
         let was_whole = self.nodes[node].disk.is_whole;
         if let Some(event) = self.nodes[node].disk.perform(lane) {
-            if let Event::LogFlushed { up_to } = event {
-                self.history.flushed(node, up_to);
+            match event {
+                Event::LogFlushed { up_to } => self.history.flushed(node, up_to),
+                Event::LogFull { .. } if self.serving().contains(&node) => {
+                    self.count("faults: log of a primary full")
+                }
+                Event::LogFull { .. } => self.count("faults: log of a replica full"),
+                _ => {}
             }
             // What was read of the log may be told long after it was read: appends and flushes overtake it.
             let late = matches!(event, Event::LogRead { .. }) && self.rng.chance(10);
@@ -432,11 +443,16 @@ impl World {
                     self.count("engine: torn tails cut");
                 }
             }
-            Notice::BecamePrimary { .. } => {
+            Notice::BecamePrimary { epoch } => {
                 let status = self.nodes[node]
                     .engine
                     .as_ref()
                     .map(|engine| engine.status(self.now));
+                // A takeover that was cut short before it served goes on from here.
+                if let Some(status) = &status {
+                    let bases = &mut self.forced.bases;
+                    bases.entry(epoch.takeovers()).or_insert(status.tip);
+                }
                 let peers = status.into_iter().flat_map(|status| status.peers);
                 let kept = |dropped| if dropped { Kept::Dropped } else { Kept::Counts };
                 // One that takes over from itself goes on as before.

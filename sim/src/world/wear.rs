@@ -28,6 +28,28 @@ impl World {
         self.deliver(1, node, Event::Timer);
     }
 
+    /// Something else fills the file system of a node's log: it takes no append that would make the log longer than this.
+    pub fn fill_log(&mut self, node: usize, room_bytes: u64) {
+        self.say(|| format!("LOG OF h{node} HAS ROOM FOR {room_bytes} BYTES"));
+        self.nodes[node].disk.log_room = Some(room_bytes);
+    }
+
+    /// There is room for the log again.
+    pub fn make_room(&mut self, node: usize) {
+        if self.nodes[node].disk.log_room.take().is_some() {
+            self.say(|| format!("LOG OF h{node} HAS ROOM"));
+        }
+    }
+
+    /// Another budget for a node's log; it is kept over restarts.
+    pub fn set_log_budget(&mut self, node: usize, bytes: u64) {
+        self.nodes[node].config.log_bytes_max = bytes;
+        self.count("operators: log budget");
+        if self.nodes[node].engine.is_some() {
+            self.command(node, Command::SetLogBudget { bytes });
+        }
+    }
+
     /// The next operation of a node's log, volume or meta is refused by the disk; whoever operates it restarts the daemon.
     pub fn fail_disk(&mut self, node: usize, lane: u64) {
         if self.nodes[node].engine.is_some() {

@@ -1,0 +1,275 @@
+//! What happens when the room for a log runs short? One script per level, each lived under several seeds.
+
+use mars::{Level, Limits, MaxLag, Notice};
+use model::{Mode, ReplicaState};
+use sim::{Profile, Violation, World};
+
+const SECOND: u64 = 1_000_000;
+
+/// Lives a script under some seeds, and adds up what it returns.
+fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<u64, Violation>) -> u64 {
+    let one = |seed| {
+        let mut world = World::new(seed, profile.clone(), 60);
+        script(&mut world).unwrap_or_else(|violation| {
+            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
+        })
+    };
+    (0..20).map(one).sum()
+}
+
+fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
+    let all = |world: &World| {
+        members.iter().all(|node| {
+            world
+                .status(*node)
+                .is_some_and(|s| s.state == ReplicaState::Uptodate && s.pressure == Level::Normal)
+        })
+    };
+    assert!(
+        world.run_until(60 * SECOND, all)?,
+        "no replication between {members:?}"
+    );
+    Ok(())
+}
+
+fn level(world: &World, node: usize) -> Level {
+    world.status(node).map_or(Level::Normal, |status| status.pressure)
+}
+
+fn is_straight(world: &World) -> bool {
+    world
+        .primary()
+        .and_then(|node| world.status(node))
+        .is_some_and(|s| s.straight)
+}
+
+/// Partial and full copies that have begun so far.
+fn copies(world: &World) -> (usize, usize) {
+    let begun = world.notices().iter().filter_map(|(_, notice)| match notice {
+        Notice::SyncStarted { partial, .. } => Some(partial.is_some()),
+        _ => None,
+    });
+    let (partial, full): (Vec<bool>, Vec<bool>) = begun.partition(|partial| *partial);
+    (partial.len(), full.len())
+}
+
+fn writes(world: &World) -> u64 {
+    let counts = world.figures().counts;
+    counts.get("guest: write").copied().unwrap_or(0)
+}
+
+/// Room for three replicas, of a volume that is used at its beginning only.
+fn three() -> Profile {
+    Profile::calm(3).with_sectors(8192, 512)
+}
+
+#[test]
+fn guests_are_slowed_before_a_laggard_is_dropped_and_only_for_one_that_takes_log() {
+    let profile = Profile::calm(2).with_log_bytes_max(4 << 20);
+    let slowed = lives(&profile, |world| {
+        replicated(world, &[0, 1])?;
+        let limits = Limits {
+            ship_bytes_per_second: Some(1 << 20),
+            sync_bytes_per_second: None,
+        };
+        world.set_limits(0, limits).expect("it is up");
+        let throttled = |w: &World| w.status(0).is_some_and(|s| s.pace_bytes_per_second.is_some());
+        assert!(world.run_until(60 * SECOND, throttled)?, "nobody was slowed");
+        assert_eq!(level(world, 0), Level::Throttled);
+        let (at, dropped) = (world.notices().len(), |(_, n): &(usize, Notice)| {
+            matches!(n, Notice::PeerDropped { .. })
+        });
+        assert!(!world.notices()[..at].iter().any(dropped));
+        world.cut_link(0, 1, false);
+        let free = |w: &World| w.status(0).is_some_and(|s| s.pace_bytes_per_second.is_none());
+        assert!(world.run_until(5 * SECOND, free)?, "slowed for one that is gone");
+        assert!(
+            world.run_until(60 * SECOND, |w| w.notices().iter().any(dropped))?,
+            "the log grew without end"
+        );
+        world.heal(0, 1);
+        world.settle()?;
+        Ok(1)
+    });
+    assert_eq!(slowed, 20);
+}
+
+/// A primary whose log has no room has `trouble`, then there is room; how many partial and full copies that costs.
+fn without_room(trouble: impl Fn(&mut World) -> Result<(), Violation>) -> (usize, usize) {
+    let sum = std::cell::Cell::new((0, 0));
+    lives(&three(), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.run_for(SECOND / 2)?;
+        let before = copies(world);
+        world.fill_log(0, 8 << 10);
+        assert!(world.run_until(20 * SECOND, is_straight)?, "it still has a log");
+        let (from, had) = (world.take_write_micros_max(), writes(world));
+        world.run_for(2 * SECOND)?;
+        assert!(writes(world) > had + 500, "guests stand still: {from}");
+        assert_eq!(level(world, 0), Level::Unlogged);
+        trouble(world)?;
+        world.run_for(2 * SECOND)?;
+        world.make_room(0);
+        replicated(world, &[0, 1, 2])?;
+        assert!(!is_straight(world));
+        world.settle()?;
+        let after = copies(world);
+        let (partial, full) = sum.get();
+        sum.set((partial + after.0 - before.0, full + after.1 - before.1));
+        Ok(0)
+    });
+    sum.get()
+}
+
+#[test]
+fn without_room_changes_go_straight_and_what_changed_is_copied() {
+    let (partial, full) = without_room(|_| Ok(()));
+    assert!(partial >= 40 && full == 0, "{partial} partial, {full} full");
+}
+
+#[test]
+fn what_changed_without_a_log_is_known_after_crashes() {
+    let (partial, full) = without_room(|world| {
+        for round in 0..4 {
+            match round % 2 {
+                0 => world.power_cut(0),
+                _ => world.kill(0),
+            }
+            world.start_after(0, 1000);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+            world.run_for(SECOND / 2)?;
+            assert!(is_straight(world));
+        }
+        Ok(())
+    });
+    assert!(partial >= 40 && full == 0, "{partial} partial, {full} full");
+}
+
+#[test]
+fn a_log_that_fills_again_and_again_is_no_error() {
+    lives(&three(), |world| {
+        replicated(world, &[0, 1, 2])?;
+        for left in [0, 4 << 10, 300 << 10, 1 << 10, 40 << 10] {
+            world.fill_log(0, left);
+            world.run_for(SECOND)?;
+            world.make_room(0);
+            world.run_for(3 * SECOND / 2)?;
+        }
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn crashes_while_a_log_fills_or_comes_back_lose_nothing() {
+    lives(&three(), |world| {
+        replicated(world, &[0, 1, 2])?;
+        for millis in [1, 3, 10, 30, 100, 300] {
+            world.fill_log(0, millis * 100);
+            world.run_for(millis * 1000)?;
+            match millis % 3 {
+                0 => world.power_cut(0),
+                _ => world.kill(0),
+            }
+            world.start_after(0, 1000);
+            world.run_for(2 * SECOND)?;
+            world.make_room(0);
+            world.run_for(millis * 1000 + SECOND)?;
+            world.kill(0);
+            world.start_after(0, 1000);
+            assert!(world.run_until(20 * SECOND, |w| w.primary() == Some(0))?);
+        }
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_replica_without_room_takes_nothing_in_and_goes_on_by_itself() {
+    let held = lives(&Profile::calm(2).with_log_bytes_max(16 << 20), |world| {
+        replicated(world, &[0, 1])?;
+        let before = copies(world);
+        world.fill_log(1, 2 << 10);
+        let seen = |w: &World| {
+            let peer = w.status(0).and_then(|s| s.peers.first());
+            level(w, 1) == Level::Stalled && peer.is_some_and(|p| p.state == ReplicaState::Paused)
+        };
+        assert!(world.run_until(20 * SECOND, seen)?, "nobody says so");
+        assert_eq!(level(world, 0), Level::Normal);
+        world.make_room(1);
+        replicated(world, &[0, 1])?;
+        world.settle()?;
+        assert_eq!(copies(world), before, "it had all that it needed");
+        Ok(1)
+    });
+    assert_eq!(held, 20);
+}
+
+#[test]
+fn a_replica_without_room_for_long_is_dropped_to_a_map() {
+    lives(&three().with_log_bytes_max(512 << 10), |world| {
+        replicated(world, &[0, 1, 2])?;
+        let before = copies(world);
+        world.fill_log(2, 0);
+        let dropped = |w: &World| {
+            w.notices()
+                .iter()
+                .any(|(_, n)| matches!(n, Notice::PeerDropped { .. }))
+        };
+        assert!(world.run_until(60 * SECOND, dropped)?, "the log grew without end");
+        world.run_for(SECOND)?;
+        world.make_room(2);
+        replicated(world, &[0, 1, 2])?;
+        world.settle()?;
+        assert_eq!(copies(world).1, before.1, "what changed was known");
+        Ok(0)
+    });
+}
+
+#[test]
+fn in_sync_mode_changes_wait_for_room_and_in_near_sync_mode_they_do_not() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world
+            .set_mode(0, Mode::Sync { replicas: 1 }, MaxLag::default())
+            .expect("it is up");
+        world.run_for(SECOND / 10)?;
+        world.fill_log(0, 0);
+        let stalled = |w: &World| level(w, 0) == Level::Stalled;
+        assert!(world.run_until(5 * SECOND, stalled)?);
+        world.run_for(5 * SECOND)?;
+        assert!(!is_straight(world));
+        let near = Mode::NearSync {
+            replicas: 1,
+            wait_millis_max: 100,
+        };
+        world.set_mode(0, near, MaxLag::default()).expect("it is up");
+        assert!(world.run_until(5 * SECOND, is_straight)?);
+        let short = world.status(0).and_then(|s| s.short_micros);
+        assert!(short.is_some(), "flushes are answered without replicas");
+        world.run_for(SECOND)?;
+        world.make_room(0);
+        replicated(world, &[0, 1])?;
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
+fn a_budget_of_nothing_is_no_log_and_a_budget_brings_it_back() {
+    lives(&three(), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.set_log_budget(0, 0);
+        assert!(world.run_until(20 * SECOND, is_straight)?, "it still has a log");
+        world.run_for(2 * SECOND)?;
+        world.kill(0);
+        world.start_after(0, 1000);
+        world.run_for(2 * SECOND)?;
+        assert!(is_straight(world));
+        world.set_log_budget(0, 1 << 20);
+        replicated(world, &[0, 1, 2])?;
+        assert!(!is_straight(world));
+        world.settle()?;
+        Ok(0)
+    });
+}
