@@ -68,7 +68,7 @@ pub enum Call {
         birth: BirthKind,
         /// Every host with a replica, this one included.
         members: Vec<Member>,
-        /// Log kept for slow peers; the default when absent.
+        /// Budget of its log here; the default when absent.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         log_bytes_max: Option<u64>,
     },
@@ -133,6 +133,21 @@ pub enum Call {
     VolumeVerifyCancel {
         /// Volume id.
         volume: String,
+    },
+    /// Budget of the log of the replica here from now on; kept. Less than 32 KiB is none: then changes go straight to the disk, and what
+    /// the other replicas lack is remembered.
+    VolumeLogBudget {
+        /// Volume id.
+        volume: String,
+        /// In bytes; the default when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log_bytes_max: Option<u64>,
+    },
+    /// Budget of all logs of this host together from now on; kept. It is divided by what each volume uses.
+    HostLogBudget {
+        /// In bytes; what marsd's configuration says when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        log_bytes_max: Option<u64>,
     },
     /// Compress what is written to the log from now on, or not; asked of the primary, which tells the others.
     VolumeCompression {
@@ -400,6 +415,9 @@ pub struct HostStatus {
     pub program_version: String,
     /// Serial numbers of revoked certificates, in order.
     pub revoked: Vec<String>,
+    /// Budget of all its logs together, if there is one.
+    #[serde(default)]
+    pub log_bytes_max: Option<u64>,
     /// Every volume it knows.
     pub volumes: Vec<VolumeStatus>,
 }
@@ -469,6 +487,24 @@ pub struct ReplicaStatus {
     pub sync_percent: f64,
     /// Bytes that differed in the running or last full sync.
     pub sync_copied_bytes: u64,
+    /// Log kept here.
+    #[serde(default)]
+    pub log_bytes: u64,
+    /// Its budget now: the volume's, or its share of the host's.
+    #[serde(default)]
+    pub log_bytes_max: u64,
+    /// As primary: for whom its oldest part is kept, in words.
+    #[serde(default)]
+    pub log_held_by: Option<String>,
+    /// How much trouble the room for the log gives: `normal`, `throttled`, `dropping`, `unlogged`, `stalled`.
+    #[serde(default)]
+    pub pressure: String,
+    /// Since when.
+    #[serde(default)]
+    pub pressure_seconds: f64,
+    /// As primary: since when changes go straight to the disk for lack of room for a log.
+    #[serde(default)]
+    pub unlogged_seconds: Option<f64>,
     /// Acknowledged writes in memory.
     pub shadow_bytes: u64,
     /// Requests waiting.
@@ -640,4 +676,7 @@ pub struct PeerStatus {
     pub ship_bytes_per_second: u64,
     /// Percent of its full sync.
     pub sync_percent: f64,
+    /// What it may lack of the contents, where that is remembered by a map instead of the log.
+    #[serde(default)]
+    pub dirty_bytes: Option<u64>,
 }

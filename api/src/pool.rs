@@ -22,8 +22,8 @@ pub use node::{
 pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
-    Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRow, MakePrimary, OnNode,
-    ReplicaRow, ResolveSplitBrain, SetLimits, SetSource, SetVolume, SplitBrain, SplitPair, SplitSide,
+    Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRoom, LogRow, MakePrimary,
+    OnNode, ReplicaRow, ResolveSplitBrain, SetLimits, SetSource, SetVolume, SplitBrain, SplitPair, SplitSide,
     SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
 };
 

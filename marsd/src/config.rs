@@ -48,6 +48,9 @@ pub struct Args {
         global = true
     )]
     listen: Option<String>,
+    /// Budget of all logs of volumes together, in bytes; an operator's word at run time is stronger [default: none].
+    #[arg(long, env = "MARSD_LOG_BYTES_MAX", value_name = "BYTES", global = true)]
+    log_bytes_max: Option<u64>,
     /// Form of the log on stderr; RUST_LOG chooses what is in it [default: text].
     #[arg(long, env = "MARSD_LOG_FORMAT", value_enum, global = true)]
     log_format: Option<LogFormat>,
@@ -81,6 +84,7 @@ struct FileSettings {
     control: Option<PathBuf>,
     #[serde(alias = "peer_listen")]
     listen: Option<String>,
+    log_bytes_max: Option<u64>,
     log_format: Option<LogFormat>,
 }
 
@@ -143,6 +147,7 @@ impl Config {
                 log_dir,
                 run_dir,
                 listen,
+                log_bytes_max: args.log_bytes_max.or(file.log_bytes_max),
             },
             control,
             log_format,
@@ -188,8 +193,10 @@ mod tests {
         assert_eq!(plain.host.log_dir, Path::new("/var/lib/marsd/log"));
         assert_eq!(plain.control, Path::new("/run/marsd/control.sock"));
         assert_eq!(plain.host.listen, "0.0.0.0:7777");
-        let file = "state_dir = \"/a\"\nlisten = \"127.0.0.1:1\"\nlog_format = \"json\"";
+        assert_eq!(plain.host.log_bytes_max, None);
+        let file = "state_dir = \"/a\"\nlisten = \"127.0.0.1:1\"\nlog_format = \"json\"\nlog_bytes_max = 5";
         let both = config(file, &["--state-dir", "/b"]).unwrap();
+        assert_eq!(both.host.log_bytes_max, Some(5));
         assert_eq!(both.host.log_dir, Path::new("/b/log"));
         assert_eq!(
             (both.host.listen.as_str(), both.log_format),

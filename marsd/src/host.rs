@@ -3,6 +3,7 @@
 //! What a volume is supposed to be lies in its `Spec` on disk before anything is done about it, so a host that
 //! was killed resumes every replica and every door by itself. Changes are made one at a time; looking is always possible.
 
+mod budget;
 mod doors;
 mod invalidate;
 mod replica;
@@ -44,6 +45,8 @@ pub struct HostConfig {
     pub run_dir: PathBuf,
     /// `host:port` for other hosts.
     pub listen: String,
+    /// Budget of all logs together, unless an operator has set another.
+    pub log_bytes_max: Option<u64>,
 }
 
 /// How a host goes away.
@@ -137,6 +140,7 @@ pub struct Host {
     links: Arc<Links>,
     listening: Mutex<Option<Listening>>,
     volumes: Mutex<BTreeMap<VolumeId, Volume>>,
+    budget: Mutex<budget::Budget>,
     /// Held by whatever changes volumes or doors.
     changing: tokio::sync::Mutex<()>,
     _lock: File,
@@ -160,6 +164,7 @@ impl Host {
                 config,
                 listening: Mutex::default(),
                 volumes: Mutex::default(),
+                budget: Mutex::default(),
                 changing: tokio::sync::Mutex::default(),
                 _lock: lock,
             }
@@ -169,6 +174,7 @@ impl Host {
         }
         host.links.set_revoked(Revoked::load(&host.revoked_path())?);
         host.resume().await?;
+        host.start_division()?;
         // Last, so that peers find the volumes they ask for.
         if host.links.identity().is_some() {
             host.listen()
@@ -284,6 +290,11 @@ impl Host {
                     .or_else(|e| usage(e.to_string()))?;
                 answered(handle.command(Command::SetSources { sources }).await)
             }
+            Call::VolumeLogBudget {
+                volume,
+                log_bytes_max,
+            } => self.set_log_budget(volume_id(&volume)?, log_bytes_max).await,
+            Call::HostLogBudget { log_bytes_max } => self.set_host_log_budget(log_bytes_max).await,
             Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
             Call::VolumeInvalidate { volume, keep } => self.invalidate(volume_id(&volume)?, keep).await,
             Call::VolumeFakeSync { volume } => {

@@ -415,7 +415,10 @@ impl Host {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.limits = limits;
             }
-            Call::VolumeChecksum { .. } | Call::VolumeCompression { .. } => {
+            Call::VolumeChecksum { .. }
+            | Call::VolumeCompression { .. }
+            | Call::VolumeLogBudget { .. }
+            | Call::HostLogBudget { .. } => {
                 return Err((ControlErrorKind::Refused, "it stays as it is"));
             }
             Call::VolumeSettings { volume, settings } => {
@@ -565,6 +568,7 @@ impl Host {
             peer_addr: None,
             program_version: "fake".to_owned(),
             revoked: inner.revoked.clone(),
+            log_bytes_max: None,
             volumes: volumes.collect(),
         }
     }

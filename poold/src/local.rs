@@ -10,6 +10,7 @@ use model::ReplicaState;
 use crate::clock;
 use crate::inventory::{SEVERITY, replica_state, severity};
 use crate::leader::settings::mode_word;
+use crate::leader::view::log_room;
 
 /// Who asks, and where it is.
 pub struct Own {
@@ -105,6 +106,10 @@ fn volume(own: &Own, known: &VolumeStatus) -> Volume {
         limits: here.map(|replica| replica.limits).unwrap_or_default(),
         short_seconds: here.and_then(|replica| replica.short_seconds),
         late_seconds: here.and_then(|replica| replica.late_seconds),
+        room: here
+            .filter(|replica| replica.role == "primary")
+            .map(log_room)
+            .unwrap_or_default(),
         state: SEVERITY[worst.unwrap_or_default()].to_string(),
         primary,
         epoch: here.map_or(0, |replica| replica.epoch),
@@ -127,6 +132,7 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         sync_percent: 0.0,
         lag_bytes: 0,
         lag_seconds: 0.0,
+        dirty_bytes: None,
         appended: 0,
         committed: 0,
         written_back: 0,

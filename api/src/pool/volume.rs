@@ -229,6 +229,9 @@ pub struct Volume {
     pub short_seconds: Option<f64>,
     /// Since when the replicas are further behind than allowed; `null` when they are not.
     pub late_seconds: Option<f64>,
+    /// The room for its log, at its primary.
+    #[serde(flatten)]
+    pub room: LogRoom,
     /// The worst of its replicas' states; `creating` and `deleting` at the ends of its life.
     pub state: String,
     /// Where the primary is, as observed; desired where nothing is observed yet.
@@ -249,6 +252,22 @@ pub struct Volume {
     pub job: Option<String>,
 }
 
+/// The room for a volume's log at its primary; a part of [`Volume`].
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LogRoom {
+    /// How much trouble it gives: `normal`, `throttled`, `dropping`, `unlogged`, `stalled`; empty when nobody knows.
+    pub pressure: String,
+    /// Since when changes go straight to the disk for lack of room; `null` when they do not.
+    pub unlogged_seconds: Option<f64>,
+    /// Log kept there.
+    pub log_bytes: u64,
+    /// Its budget there.
+    pub log_bytes_max: u64,
+    /// For whom its oldest part is kept, in words; `null` when there is none.
+    pub log_held_by: Option<String>,
+}
+
 /// A replica as `volume show` prints it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ReplicaRow {
@@ -266,6 +285,9 @@ pub struct ReplicaRow {
     pub lag_bytes: u64,
     /// Age of the oldest write that it does not have durably.
     pub lag_seconds: f64,
+    /// What it may lack of the contents, where a map says so instead of the log; `null` where the log does.
+    #[serde(default)]
+    pub dirty_bytes: Option<u64>,
     /// End of its log.
     pub appended: u64,
     /// Durable in its log.
@@ -352,6 +374,15 @@ pub struct LogRow {
     pub appended: u64,
     /// Bytes of log kept.
     pub kept_bytes: u64,
+    /// Budget for them there.
+    #[serde(default)]
+    pub budget_bytes: u64,
+    /// How much trouble the room for it gives: `normal`, `throttled`, `dropping`, `unlogged`, `stalled`.
+    #[serde(default)]
+    pub pressure: String,
+    /// At the primary: for whom its oldest part is kept, in words.
+    #[serde(default)]
+    pub held_by: Option<String>,
     /// Digest of the log's end.
     pub chain_digest: String,
 }

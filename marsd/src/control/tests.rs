@@ -21,6 +21,7 @@ impl Fixture {
             log_dir,
             run_dir,
             listen,
+            log_bytes_max: None,
         })
         .await
         .unwrap();

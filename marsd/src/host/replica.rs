@@ -19,9 +19,6 @@ use crate::run::{Begin, Dial, Inbox, Running};
 /// Memory for a volume's acknowledged writes that are not yet on its disk; past it, guests wait.
 const SHADOW_BYTES_MAX: u64 = 64 << 20;
 
-/// Log kept for slow peers unless the volume says otherwise; past it the slowest will need a full sync.
-const LOG_BYTES_MAX: u64 = 1 << 30;
-
 impl Host {
     fn volume_dir(&self, id: VolumeId) -> PathBuf {
         self.config.state_dir.join("volumes").join(id.to_string())
@@ -399,8 +396,9 @@ impl Host {
             size: volume_size(spec.size_bytes)?,
             members: spec::nodes(&spec.members)?,
             shadow_bytes_max: SHADOW_BYTES_MAX,
-            log_bytes_max: replica.log_bytes_max.unwrap_or(LOG_BYTES_MAX),
+            log_bytes_max: replica.log_bytes_max.unwrap_or(super::budget::LOG_BYTES_MAX),
         };
+        self.forget_share(id);
         let (links, answers, members) = (self.links.clone(), inbox.clone(), members.clone());
         let dial: Dial = Box::new(move |peer| {
             let known = members.read().unwrap_or_else(PoisonError::into_inner);

@@ -53,6 +53,7 @@ impl Host {
             node: self.links.identity().map(|identity| identity.node.to_string()),
             peer_addr: self.listening_on(),
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
+            log_bytes_max: self.log_budget(),
             revoked: self.links.revoked().serials.iter().cloned().collect(),
             volumes,
         })
@@ -84,6 +85,12 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
         chain_digest: status.tip.digest.to_string(),
         sync_percent: percent(status.synced),
         sync_copied_bytes: status.sync_copied_bytes,
+        log_bytes: status.log_bytes,
+        log_bytes_max: status.log_bytes_max,
+        log_held_by: super::budget::held_by(status),
+        pressure: status.pressure.to_string(),
+        pressure_seconds: status.pressure_micros as f64 / 1e6,
+        unlogged_seconds: seconds(status.unlogged_micros),
         shadow_bytes: status.shadow_bytes,
         waiting_requests: status.waiting_requests,
         gate_micros_max: status.gate_micros_max,
@@ -118,6 +125,7 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
                 via: peer.via.as_ref().map(ToString::to_string),
                 ship_bytes_per_second: peer.ship_bytes_per_second,
                 sync_percent: percent(peer.synced),
+                dirty_bytes: peer.dirty.map(model::SectorCount::bytes),
             })
             .collect(),
         split_brain: status.split_brain.iter().map(parted).collect(),

@@ -31,6 +31,7 @@ impl Machine {
             log_dir: dir.join("log"),
             run_dir: dir.join("run"),
             listen: self.member.addr.clone(),
+            log_bytes_max: None,
         }
     }
 
@@ -722,4 +723,32 @@ async fn switches_and_detach_are_kept_over_a_restart_and_a_primary_refuses_to_le
         a.call(settings(too_many)).await.unwrap_err().kind,
         ControlErrorKind::Usage
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_of_logs_hold_over_restarts_and_are_divided() {
+    let pool = Pool::new();
+    let mut a = Machine::new(&pool, "a").await;
+    a.create(BirthKind::Primary, &[&a]).await.unwrap();
+    let own = |log_bytes_max| Call::VolumeLogBudget {
+        volume: ID.to_owned(),
+        log_bytes_max,
+    };
+    let all = |log_bytes_max| Call::HostLogBudget { log_bytes_max };
+    a.call(own(Some(8 << 20))).await.unwrap();
+    assert_eq!(a.replica().await.log_bytes_max, 8 << 20);
+    a.call(all(Some(4 << 20))).await.unwrap();
+    a.kill().await;
+    a.start().await;
+    a.wait("it has its share", |replica| replica.log_bytes_max == 4 << 20)
+        .await;
+    assert_eq!(a.status().await.log_bytes_max, Some(4 << 20));
+    a.call(all(None)).await.unwrap();
+    assert_eq!(a.replica().await.log_bytes_max, 8 << 20);
+    a.call(own(None)).await.unwrap();
+    assert_eq!(a.replica().await.log_bytes_max, 1 << 30);
+    assert_eq!(a.replica().await.pressure, "normal");
+    // One replica has no log anyway.
+    a.call(own(Some(0))).await.unwrap();
+    assert_eq!(a.replica().await.pressure, "normal");
 }

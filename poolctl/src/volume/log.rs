@@ -21,6 +21,8 @@ pub enum LogCommand {
   poolctl volume log show web
 
 Positions are bytes since the log began: TRIMMED <= WRITTEN BACK <= TOUCHED <= COMMITTED <= APPENDED.
+LEVEL says how much trouble the room for the log gives: normal, throttled (guests are slowed), dropping (it stops waiting for laggards),
+unlogged (changes go straight to the disk), stalled (it waits). HELD BY says for whom the primary keeps its oldest part.
 Two replicas at the same APPENDED position have the same chain digest, or their histories have parted.
 
 Next: poolctl volume verify web")]
@@ -51,6 +53,9 @@ fn table(log: &VolumeLog) -> Grid {
         "COMMITTED",
         "APPENDED",
         "KEPT",
+        "BUDGET",
+        "LEVEL",
+        "HELD BY",
         "CHAIN DIGEST",
     ]);
     for row in &log.replicas {
@@ -64,6 +69,9 @@ fn table(log: &VolumeLog) -> Grid {
             Field::number(row.committed),
             Field::number(row.appended),
             Field::number(output::bytes(row.kept_bytes)),
+            Field::number(output::bytes(row.budget_bytes)),
+            Field::text(&row.pressure),
+            Field::text(row.held_by.as_deref().unwrap_or_default()),
             Field::text(&row.chain_digest),
         ]);
     }

@@ -2,7 +2,7 @@
 
 use api::ApiError;
 use api::control::{ModeSpec, SwitchWord};
-use api::pool::{DoorKind, DoorRow, ReplicaRow, Volume};
+use api::pool::{DoorKind, DoorRow, LogRoom, ReplicaRow, Volume};
 
 use crate::output::{self, Field, Grid, Output};
 
@@ -69,6 +69,9 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
         ),
     };
     output.line(&format!("  verified  {verified}{differing}"))?;
+    if let Some(room) = room(&volume.room) {
+        output.line(&format!("  log       {room}"))?;
+    }
     if let Some(how) = how(volume) {
         output.line(&format!("  mode      {how}"))?;
     }
@@ -87,6 +90,29 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
         output.table(door_table(&volume.doors))?;
     }
     Ok(())
+}
+
+/// What trouble the room for its log gives; `None` when it gives none.
+fn room(room: &LogRoom) -> Option<String> {
+    if room.pressure.is_empty() || room.pressure == "normal" {
+        return None;
+    }
+    let mut words = format!(
+        "{}: {} of {}",
+        room.pressure,
+        output::bytes(room.log_bytes),
+        output::bytes(room.log_bytes_max)
+    );
+    if let Some(holder) = &room.log_held_by {
+        words += &format!(", held by {holder}");
+    }
+    if let Some(seconds) = room.unlogged_seconds {
+        words += &format!(
+            "; changes go straight to the disk for {}",
+            output::seconds(seconds)
+        );
+    }
+    Some(words)
 }
 
 /// How it is replicated, where there is more to say than the mode's word.
@@ -141,6 +167,9 @@ fn remarks(row: &ReplicaRow) -> String {
     }
     if row.faked {
         words.push("faked".to_owned());
+    }
+    if let Some(bytes) = row.dirty_bytes {
+        words.push(format!("may lack {}", output::bytes(bytes)));
     }
     words.extend(Some(age(row.age_seconds)).filter(|age| !age.is_empty()));
     words.join("; ")

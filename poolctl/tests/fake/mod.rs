@@ -350,6 +350,7 @@ fn the_volume(scene: Scene) -> Volume {
         sync_percent: 100.0,
         lag_bytes: 0,
         lag_seconds: 0.0,
+        dirty_bytes: None,
         appended: 8192,
         committed: 8192,
         written_back: 4096,
@@ -374,6 +375,13 @@ fn the_volume(scene: Scene) -> Volume {
         },
         short_seconds: None,
         late_seconds: None,
+        room: LogRoom {
+            pressure: "normal".to_owned(),
+            unlogged_seconds: None,
+            log_bytes: 8192,
+            log_bytes_max: 1 << 30,
+            log_held_by: Some("replica b".to_owned()),
+        },
         state: "uptodate".to_owned(),
         primary: Some("a".to_owned()),
         epoch: 2,
@@ -424,6 +432,9 @@ fn the_volume(scene: Scene) -> Volume {
             };
             volume.short_seconds = Some(42.0);
             volume.late_seconds = Some(37.0);
+            volume.room.pressure = "unlogged".to_owned();
+            volume.room.unlogged_seconds = Some(12.0);
+            volume.replicas[1].dirty_bytes = Some(3 << 20);
         }
     }
     let other = &mut volume.replicas[1];
@@ -492,6 +503,9 @@ async fn log(State(_): State<Fake>, Segment(name): Segment<String>) -> Answer<Vo
         committed: 8192,
         appended: 8192,
         kept_bytes: 8192,
+        budget_bytes: 1 << 30,
+        pressure: "normal".to_owned(),
+        held_by: (role == "primary").then(|| "replica b".to_owned()),
         chain_digest: "0123456789abcdef".to_owned(),
     };
     good(VolumeLog {

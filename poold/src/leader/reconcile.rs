@@ -9,7 +9,7 @@ use api::control::{BirthKind, Member};
 use api::pool::agent::{Action, Step, Steps, VgRef};
 use migrate::desired::{Life, VolumeDesired};
 use migrate::plan::{Birth, Plan, plan};
-use model::NodeId;
+use model::{Bytes, NodeId};
 use tracing::{error, info_span};
 
 use super::Leader;
@@ -95,14 +95,23 @@ impl Handout {
     }
 }
 
+/// What was seen last of things whose changes are events.
+#[derive(Debug, Default)]
+struct Noted {
+    /// Nodes.
+    online: BTreeMap<String, bool>,
+    /// How much trouble the room for a log gives its primary, by volume.
+    pressure: BTreeMap<String, String>,
+}
+
 impl Leader {
     /// Reconciles at each change until the task is dropped.
     pub async fn run(self: Arc<Leader>) {
         let mut changed = self.changed.subscribe();
-        let mut online: BTreeMap<String, bool> = BTreeMap::new();
+        let mut noted = Noted::default();
         loop {
             changed.mark_unchanged();
-            if let Err(error) = self.reconcile(&mut online) {
+            if let Err(error) = self.reconcile(&mut noted) {
                 error!(error = %error, "cannot reconcile");
             }
             // Timeout or change: both are reasons to look again.
@@ -111,7 +120,7 @@ impl Leader {
     }
 
     /// One look: notes what was found out, moves jobs on, and hands out steps.
-    fn reconcile(&self, online: &mut BTreeMap<String, bool>) -> Result<(), ApiError> {
+    fn reconcile(&self, noted: &mut Noted) -> Result<(), ApiError> {
         let now = Instant::now();
         let snapshot = self.inventory.snapshot();
         for _ in 0..ROUNDS_MAX {
@@ -123,7 +132,8 @@ impl Leader {
         let records = self.catalog.records();
         self.hand_out(&records, &snapshot, now);
         self.show_progress(&records, &snapshot, now);
-        self.note_hosts(&records, &snapshot, now, online)?;
+        self.note_hosts(&records, &snapshot, now, &mut noted.online)?;
+        self.note_pressure(&records, &snapshot, now, &mut noted.pressure)?;
         self.inventory.keep_orders(|job| records.job_runs(job));
         self.inventory
             .keep_volumes(&records.volumes.iter().map(|volume| volume.id.clone()).collect());
@@ -237,6 +247,39 @@ impl Leader {
             }
             changed
         });
+    }
+
+    /// An event for each volume whose log gives its primary more trouble than before, or less.
+    fn note_pressure(
+        &self,
+        records: &Records,
+        snapshot: &Snapshot,
+        now: Instant,
+        levels: &mut BTreeMap<String, String>,
+    ) -> Result<(), ApiError> {
+        let mut turned = Vec::new();
+        for volume in records.volumes.iter() {
+            let Some((node, primary)) = snapshot.primary(&volume.id, now) else {
+                continue;
+            };
+            let level = &primary.pressure;
+            let before = levels.insert(volume.id.clone(), level.clone());
+            if before.is_some_and(|before| before != *level) {
+                let held = Bytes(primary.log_bytes);
+                let what = format!("its log on node {node} is at level {level}, with {held}");
+                turned.push((format!("volume {}", volume.name), what));
+            }
+        }
+        levels.retain(|id, _| records.volumes.get(id).is_some());
+        if turned.is_empty() {
+            return Ok(());
+        }
+        let note = |tx: &mut Tx| {
+            turned
+                .iter()
+                .try_for_each(|(volume, what)| tx.event(volume, what))
+        };
+        self.catalog.change(false, note)
     }
 
     fn note_hosts(

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use api::ApiError;
 use api::control::{ModeSpec, ReplicaStatus};
 use api::pool::{
-    DoorKind, DoorRow, Event, EventList, JobKind, LogRow, Node, NodeList, NodeState, PoolState, ReplicaRow,
-    Status, Vg, VgList, Volume, VolumeList, VolumeLog,
+    DoorKind, DoorRow, Event, EventList, JobKind, LogRoom, LogRow, Node, NodeList, NodeState, PoolState,
+    ReplicaRow, Status, Vg, VgList, Volume, VolumeList, VolumeLog,
 };
 use migrate::desired::{DoorAt, VolumeDesired};
 use migrate::plan::same_door;
@@ -182,6 +182,7 @@ impl View<'_> {
             limits: volume.limits,
             short_seconds: primary.and_then(|(_, replica)| replica.short_seconds),
             late_seconds: primary.and_then(|(_, replica)| replica.late_seconds),
+            room: primary.map(|(_, replica)| log_room(replica)).unwrap_or_default(),
             state,
             primary: Some(first).filter(|_| {
                 let nobody = volume.stepped_down && primary.is_none();
@@ -257,6 +258,7 @@ impl View<'_> {
             sync_percent: known.map_or(0.0, |known| known.sync_percent),
             lag_bytes: as_peer.map_or(0, |peer| peer.lag_bytes),
             lag_seconds: as_peer.map_or(0.0, |peer| peer.lag_seconds),
+            dirty_bytes: as_peer.and_then(|peer| peer.dirty_bytes),
             appended: known.map_or(0, |known| known.appended_lsn),
             committed: known.map_or(0, |known| known.committed_lsn),
             written_back: known.map_or(0, |known| known.written_back_lsn),
@@ -336,6 +338,9 @@ impl View<'_> {
                 committed: known.committed_lsn,
                 appended: known.appended_lsn,
                 kept_bytes: known.appended_lsn.saturating_sub(known.trimmed_lsn),
+                budget_bytes: known.log_bytes_max,
+                pressure: known.pressure.clone(),
+                held_by: known.log_held_by.clone(),
                 chain_digest: known.chain_digest.clone(),
             })
         };
@@ -502,6 +507,17 @@ impl View<'_> {
                     volume.name
                 ));
             }
+            if let Some(seconds) = shown.room.unlogged_seconds {
+                problems.push(format!(
+                    "volume {}: there is no room for its log for {seconds:.0} s; what its replicas lack is remembered",
+                    volume.name
+                ));
+            } else if shown.room.pressure == "stalled" {
+                problems.push(format!(
+                    "volume {}: there is no room for its log, and guests' writes wait; mode async would let them go on",
+                    volume.name
+                ));
+            }
             for door in shown.doors.iter().filter(|door| !door.open) {
                 problems.push(format!(
                     "volume {}: the door on {} is not open",
@@ -510,6 +526,17 @@ impl View<'_> {
             }
         }
         problems
+    }
+}
+
+/// The room for a log, as its primary tells it.
+pub fn log_room(primary: &ReplicaStatus) -> LogRoom {
+    LogRoom {
+        pressure: primary.pressure.clone(),
+        unlogged_seconds: primary.unlogged_seconds,
+        log_bytes: primary.log_bytes,
+        log_bytes_max: primary.log_bytes_max,
+        log_held_by: primary.log_held_by.clone(),
     }
 }
 
