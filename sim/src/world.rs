@@ -5,6 +5,7 @@ mod check;
 mod faults;
 mod force;
 mod matrix;
+mod moment;
 mod perform;
 mod promise;
 mod verify;
@@ -34,6 +35,7 @@ use crate::profile::{Action, Profile};
 use crate::rng::Rng;
 use crate::stamp;
 use crate::trace::Trace;
+use moment::Crash;
 use promise::Promised;
 
 /// More happenings than any run needs: an engine that makes the world go round without getting anywhere.
@@ -86,6 +88,7 @@ enum Happening {
     Repair { node: usize },
     Strike { node: usize, other: usize },
     StrikeSync { joiner: usize },
+    Crash { node: usize, boot: u32, crash: Crash },
     Tell { node: usize },
     Ask,
     Resend,
@@ -405,6 +408,7 @@ impl World {
             Happening::Repair { node } => self.repair(node),
             Happening::Strike { node, other } => self.strike(node, other),
             Happening::StrikeSync { joiner } => self.strike_sync(joiner),
+            Happening::Crash { node, boot, crash } => self.crash(node, boot, crash),
             Happening::Tell { node } => self.tell(node),
             Happening::Ask => self.guest_asks(),
             Happening::Resend => {
@@ -486,6 +490,7 @@ impl World {
                 line.push_str("-> ");
                 describe::effect(line, &effect)
             });
+            self.tempt(node, &effect);
             self.take(node, effect)?;
         }
         self.observe(node)?;
