@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help demo test check sim museum bench
+.PHONY: help demo test test-all check sim museum bench
 
 # A rustup that setup.sh has just installed is not on the PATH of the shell that called us; mkfs and friends often are not either.
 export PATH := $(if $(CARGO_HOME),$(CARGO_HOME),$(HOME)/.cargo)/bin:$(PATH):/usr/sbin:/sbin
@@ -15,7 +15,7 @@ SEEDS ?= 1000
 
 help: ## list the verbs
 	@echo "make VERB, where VERB is"
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  %-7s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## three hosts on this machine, a volume that moves while it is written; ends with `demo: ok`
 	@scripts/setup.sh rust demo
@@ -25,6 +25,10 @@ demo: ## three hosts on this machine, a volume that moves while it is written; e
 test: ## everything this machine can check: format, lints, licences, docs, tests, simulator, demo
 	@scripts/setup.sh rust tests demo deny
 	@scripts/test.sh
+
+test-all: ## the same, and every case of MARS's forced switch instead of a sample
+	@scripts/setup.sh rust tests demo deny
+	@POOLD_TESTS=all scripts/test.sh
 
 check: ## format, lints, licences and documentation, without running tests
 	@scripts/setup.sh rust deny

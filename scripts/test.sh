@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Does everything hold that this machine can check? Every step of check.sh, then build, tests, simulator and demo.
 #
+# POOLD_TESTS=all: every case of the forced switch too, with a table of them; the tests run a sample.
 # Last line: `N passed, N failed`, counting each test and each step. Exit 1 when anything failed.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -14,6 +15,7 @@ trap 'rm -f "$log"' EXIT
 run_tests() {
     local status=0 ok bad
     echo "── tests"
+    local -x POOLD_TESTS=sample
     if cargo nextest --version >/dev/null 2>&1; then
         NEXTEST_HIDE_PROGRESS_BAR=1 cargo nextest run --release --workspace 2>&1 | tee "$log" || status=$?
         ok=$(sed -nE 's/.*Summary .* ([0-9]+) passed.*/\1/p' "$log" | tail -1)
@@ -40,6 +42,9 @@ tests_all() {
         return 0
     fi
     run_tests
+    if [[ ${POOLD_TESTS:-} == all ]]; then
+        step "forced switches, all cases" cargo test --release -p tests --test acceptance -- forced --nocapture
+    fi
     step "documentation tests" cargo test --release --workspace --doc --quiet
     step "museum, a sample" cargo test --release --quiet -p sim --features museum --test museum
     step "simulator, $SEEDS seeds" cargo run --release --quiet -p sim -- --seeds "$SEEDS"

@@ -2,6 +2,8 @@
 //!
 //! Every test starts its own hosts on loopback and drives them by `poolctl --json` and NBD only.
 
+pub mod spoil;
+
 use std::ffi::OsStr;
 use std::path::Path;
 use std::process::Command;

@@ -4,54 +4,17 @@
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rand::{Rng, RngCore};
+use tests::spoil::{files, flip_bits, log_end};
 use tests::{
-    Client, Cluster, Host, Options, Plan, RECONNECT, Request, Writer, steady_writer, stop, text, until,
+    Client, Cluster, Options, Plan, RECONNECT, Request, Writer, steady_writer, stop, text, until,
     wait_for_answers,
 };
 
 const MIB: u64 = 1 << 20;
 const KILLED_IN_TIME: Duration = Duration::from_secs(20);
-
-/// The newest file of the volume's log on a host.
-fn log_end(cluster: &Cluster, host: &Host, volume: &str) -> PathBuf {
-    let id = text(&cluster.volume(volume)["id"]).to_owned();
-    let mut found = Vec::new();
-    collect(&host.marsd_dir(), &|name| name.starts_with("log-"), &mut found);
-    found.retain(|path| path.to_str().is_some_and(|path| path.contains(&id)));
-    found.sort();
-    found.pop().expect("the volume has a log")
-}
-
-fn collect(dir: &Path, wanted: &dyn Fn(&str) -> bool, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(dir).unwrap() {
-        let path = entry.unwrap().path();
-        if path.is_dir() {
-            collect(&path, wanted, found);
-        } else if path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .is_some_and(wanted)
-        {
-            found.push(path);
-        }
-    }
-}
-
-/// Turns over one bit in every `every` bytes of `file` from `begin` to `end`.
-fn flip_bits(file: &Path, begin: u64, end: u64, every: u64) {
-    let file = OpenOptions::new().read(true).write(true).open(file).unwrap();
-    for at in (begin..end).step_by(every as usize) {
-        let mut byte = [0];
-        file.read_exact_at(&mut byte, at).unwrap();
-        byte[0] ^= 0x10;
-        file.write_all_at(&byte, at).unwrap();
-    }
-    file.sync_all().unwrap();
-}
 
 fn state_of(cluster: &Cluster, volume: &str, node: &str) -> String {
     let shown = cluster.volume(volume);
@@ -228,13 +191,10 @@ fn a_damaged_catalog_stops_poold_in_clear_words_and_no_guest() {
     let writer = steady_writer(&door, 0, 16 * MIB, 500.0);
     let host = cluster.host("a");
     assert!(host.poold().terminate(), "poold ends when asked");
-    let mut files = Vec::new();
-    collect(&host.poold_dir(), &|name| name.contains("catalog"), &mut files);
-    let catalog = files
-        .iter()
+    let catalog = files(&host.poold_dir(), &|name| name.contains("catalog"))
+        .into_iter()
         .max_by_key(|path| fs::metadata(path).unwrap().len())
-        .expect("poold keeps a catalog")
-        .clone();
+        .expect("poold keeps a catalog");
     let whole = fs::read(&catalog).unwrap();
 
     for what in ["bits", "half of it", "another file"] {

@@ -8,7 +8,7 @@ use api::pool::{Changed, CreateVolume, JobKind, Migrate, OnNode, REPLICAS_MAX, S
 use migrate::desired::{Life, Placement, VolumeDesired};
 use migrate::job::Phase;
 use migrate::place::{HostRoom, Request, VgRoom, choose};
-use model::{Bytes, NodeId, SizeError, VolumeId, VolumeName, VolumeSize};
+use model::{Bytes, NodeId, ReplicaState, SizeError, VolumeId, VolumeName, VolumeSize};
 
 use super::Leader;
 use super::jobs::refusal;
@@ -16,7 +16,7 @@ use super::settings::settings;
 use super::view::View;
 use crate::catalog::Tx;
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
-use crate::inventory::Snapshot;
+use crate::inventory::{Snapshot, replica_state};
 
 impl Leader {
     /// `volume create`.
@@ -347,11 +347,15 @@ impl Leader {
         leaves: &str,
         snapshot: &Snapshot,
     ) -> Result<(), ApiError> {
-        let others = volume.members.iter().filter(|member| member.node != leaves);
-        if others
-            .clone()
-            .any(|member| in_sync(volume, &member.node, snapshot).is_ok())
-        {
+        let primary = snapshot.primary(&volume.id, Instant::now());
+        // A primary is a whole version, also where it says that another one's history has parted from its own: that
+        // one may have to go.
+        let serves = |node: &str| {
+            let whole = [ReplicaState::Uptodate, ReplicaState::SplitBrain];
+            primary.is_some_and(|(at, replica)| at == node && whole.contains(&replica_state(&replica.state)))
+        };
+        let mut others = volume.members.iter().filter(|member| member.node != leaves);
+        if others.any(|member| serves(&member.node) || in_sync(volume, &member.node, snapshot).is_ok()) {
             return Ok(());
         }
         let message = format!(
@@ -374,10 +378,12 @@ pub fn desired(volume: &VolumeRecord) -> Result<VolumeDesired, ApiError> {
 
 /// Guests connected and doors open, as far as is known.
 pub fn open_doors(volume: &VolumeRecord, snapshot: &Snapshot) -> (u64, usize) {
-    let hosts = snapshot
+    // Doors end with their marsd; those of a host that is silent may still be open.
+    let alive = snapshot
         .hosts
-        .keys()
-        .filter_map(|host| snapshot.last_known(host, &volume.id));
+        .iter()
+        .filter(|(_, seen)| seen.report.marsd.is_ok());
+    let hosts = alive.filter_map(|(host, _)| snapshot.last_known(host, &volume.id));
     hosts.fold((0, 0), |(clients, open), known| {
         (
             clients + known.doors.iter().map(|door| door.clients).sum::<u64>(),

@@ -6,6 +6,7 @@
 //! than MARS (a planned switch works while the device is open), the case says so.
 
 mod admin;
+mod forced;
 mod full;
 mod pair;
 mod source;
