@@ -21,6 +21,8 @@ pub struct Seen {
     pub at: Instant,
     /// What it says.
     pub report: Arc<Report>,
+    /// The newest report in which its marsd had a word, and when that came: what is known once marsd is dead.
+    pub told: Option<(Instant, Arc<Report>)>,
 }
 
 /// A step that failed, until it succeeds or another takes its place.
@@ -84,11 +86,17 @@ impl Inventory {
                 }
             }
         }
+        let report = Arc::new(report);
+        let told = match &report.marsd {
+            Ok(_) => Some((now, report.clone())),
+            Err(_) => newest.hosts.get(node).and_then(|before| before.told.clone()),
+        };
         newest.hosts.insert(
             node.to_owned(),
             Seen {
                 at: now,
-                report: Arc::new(report),
+                report,
+                told,
             },
         );
     }
@@ -169,10 +177,17 @@ impl Snapshot {
             .map(|seen| now.saturating_duration_since(seen.at).as_secs_f64())
     }
 
-    /// What marsd on a host says about a volume; stale or not.
+    /// What marsd on a host last said about a volume; stale or not, and whether it is still there or not.
     pub fn last_known(&self, node: &str, volume: &str) -> Option<&VolumeStatus> {
-        let status = self.hosts.get(node)?.report.marsd.as_ref().ok()?;
+        let (_, report) = self.hosts.get(node)?.told.as_ref()?;
+        let status = report.marsd.as_ref().ok()?;
         status.volumes.iter().find(|known| known.volume == volume)
+    }
+
+    /// Age of what marsd on a host last said.
+    pub fn told_seconds_ago(&self, node: &str, now: Instant) -> Option<f64> {
+        let (at, _) = self.hosts.get(node)?.told.as_ref()?;
+        Some(now.saturating_duration_since(*at).as_secs_f64())
     }
 
     /// What marsd on a host says about a volume, if that is fresh.

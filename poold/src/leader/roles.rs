@@ -252,7 +252,7 @@ fn loss(volume: &VolumeRecord, to: &str, winner: &ReplicaStatus, snapshot: &Snap
         .iter()
         .find(|peer| peer.node == to)
         .map(|peer| peer.lag_seconds);
-    let age = snapshot.age_seconds(node, now);
+    let age = snapshot.told_seconds_ago(node, now);
     let seconds = match (was_primary, lag, age) {
         (true, Some(lag), Some(age)) => Some(lag + age),
         (false, _, _) if bytes == 0 && volume.stepped_down => Some(0.0),

@@ -242,7 +242,8 @@ impl View<'_> {
                 format!("it is being removed; {why}")
             }));
         }
-        let role = known.map_or(
+        // What a host last said of its role may have changed since without it.
+        let role = known.filter(|_| fresh.is_ok()).map_or(
             if volume.primary == node {
                 "primary"
             } else {
@@ -275,7 +276,7 @@ impl View<'_> {
                 .map(|verified| clock::from_unix_seconds(verified.unix_seconds)),
             age_seconds: self
                 .snapshot
-                .age_seconds(node, self.now)
+                .told_seconds_ago(node, self.now)
                 .map(|age| (age * 10.0).round() / 10.0),
         };
         (state, row)

@@ -165,13 +165,8 @@ fn receiving(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Insta
 
 /// What a job waits for, in words: a step that failed before everything else.
 fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant) -> String {
-    if job.state.ended() {
-        let note = job.note.as_deref().filter(|note| !note.is_empty());
-        let end = note.unwrap_or_else(|| job.state.word());
-        return job
-            .error
-            .as_ref()
-            .map_or_else(|| end.to_owned(), |error| error.message.clone());
+    if let Some(words) = job.last_words() {
+        return words;
     }
     let trouble = snapshot.troubles.iter().find(|((volume, _), trouble)| {
         let current = records.volumes.get(volume).map_or(0, |volume| volume.generation);

@@ -112,6 +112,16 @@ impl JobRecord {
             .or(self.from.as_deref())
     }
 
+    /// What there is to be said once it has ended.
+    pub(super) fn last_words(&self) -> Option<String> {
+        let note = self.note.as_ref().filter(|note| !note.is_empty());
+        let words = match &self.error {
+            Some(error) => error.message.clone(),
+            None => note.cloned().unwrap_or_else(|| self.state.word().to_owned()),
+        };
+        self.state.ended().then_some(words)
+    }
+
     /// As the API shows it, without progress.
     pub(super) fn show(&self, total_bytes: u64) -> Job {
         let done = self.state == JobState::Done;
@@ -131,7 +141,7 @@ impl JobRecord {
             rate_bytes_per_second: 0,
             eta_seconds: None,
             gate_micros_max: self.gate_micros_max,
-            message: String::new(),
+            message: self.last_words().unwrap_or_default(),
             error: self.error.clone(),
             verify: self.verify.clone(),
             created: self.created.clone(),
