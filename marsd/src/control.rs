@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Instant;
 
 use api::control::{CONTROL_VERSION, ControlError, ControlErrorKind, ControlRequest, ControlResponse};
 use serde::Deserialize;
@@ -174,7 +175,10 @@ async fn answer(line: &[u8], host: &Host) -> ControlResponse {
             error: None,
         },
         Err(error) => {
-            info!(id, kind = ?error.kind, error = error.message, "refused a call");
+            let words = format!("{:?} {}", error.kind, error.message);
+            if let Some(withheld) = host.refusals.withheld(words, Instant::now()) {
+                info!(id, kind = ?error.kind, withheld, error = error.message, "refused a call");
+            }
             ControlResponse {
                 id,
                 ok: None,

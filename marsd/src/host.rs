@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
+use api::Repeats;
 use api::control::{Call, ControlError, ControlErrorKind, Member, Outcome};
 use mars::{Answer, Command, CommandError, GuestRequest};
 use model::{Epoch, NodeId, Role, VolumeId, VolumeName, VolumeSize};
@@ -143,6 +144,8 @@ pub struct Host {
     budget: Mutex<budget::Budget>,
     /// Held by whatever changes volumes or doors.
     changing: tokio::sync::Mutex<()>,
+    /// Refusals told lately: whoever is refused may ask again soon.
+    pub(crate) refusals: Repeats,
     _lock: File,
 }
 
@@ -166,6 +169,7 @@ impl Host {
                 volumes: Mutex::default(),
                 budget: Mutex::default(),
                 changing: tokio::sync::Mutex::default(),
+                refusals: Repeats::default(),
                 _lock: lock,
             }
         });

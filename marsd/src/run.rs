@@ -7,7 +7,7 @@
 mod input;
 mod notice;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
@@ -81,6 +81,15 @@ impl Running {
     }
 }
 
+/// Refused commands remembered, at most.
+const REFUSED_MAX: usize = 100;
+
+/// A command until it is answered.
+struct Commanded {
+    words: String,
+    answer: oneshot::Sender<Result<Answer, CommandError>>,
+}
+
 struct Loop {
     engine: Engine,
     started: Instant,
@@ -89,7 +98,9 @@ struct Loop {
     links: HashMap<LinkId, (NodeId, Outgoing)>,
     standing: watch::Sender<Standing>,
     guests: HashMap<RequestTag, Done>,
-    commands: HashMap<CommandId, oneshot::Sender<Result<Answer, CommandError>>>,
+    commands: HashMap<CommandId, Commanded>,
+    /// Commands that were refused when they were given last: they are given again and again, and told once.
+    refused: HashSet<String>,
     next_tag: u64,
     stopping: bool,
 }
@@ -105,6 +116,7 @@ impl Loop {
             standing,
             guests: HashMap::new(),
             commands: HashMap::new(),
+            refused: HashSet::new(),
             next_tag: 0,
             stopping: false,
         }
@@ -183,11 +195,13 @@ impl Loop {
             }
             Input::Command { command, answer } => {
                 let id = CommandId(self.tag());
-                self.commands.insert(id, answer);
+                let words = format!("{command:?}");
                 // Shares of a budget come by themselves, all the time.
-                if !matches!(command, Command::SetLogBudget { .. }) {
+                let by_itself = matches!(command, Command::SetLogBudget { .. });
+                if !by_itself && !self.refused.contains(&words) {
                     info!(?command, "asked by an operator");
                 }
+                self.commands.insert(id, Commanded { words, answer });
                 self.engine.handle(now, Event::Command { id, command });
             }
             // Whoever asked may have given up.
@@ -268,7 +282,12 @@ impl Loop {
                 }
             }
             Effect::Answer { id, result } => {
-                if let Some(answer) = self.commands.remove(&id) {
+                if let Some(Commanded { words, answer }) = self.commands.remove(&id) {
+                    if result.is_ok() || self.refused.len() >= REFUSED_MAX {
+                        self.refused.remove(&words);
+                    } else {
+                        self.refused.insert(words);
+                    }
                     // Whoever asked may have given up.
                     drop(answer.send(result));
                 }

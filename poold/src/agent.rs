@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use api::control::HostStatus;
 use api::pool::agent::{Action, Report, Step, StepOutcome, StepResult, Steps, VgRef, VgReport};
-use api::{ApiError, Client};
+use api::{ApiError, Client, Repeats};
 use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 use tracing::{Instrument, info, info_span, warn};
@@ -85,6 +85,8 @@ pub struct Agent {
     results: Mutex<Vec<StepResult>>,
     /// What came of orders, by job: none is carried out twice because its report was late.
     ordered: Mutex<BTreeMap<u64, StepOutcome>>,
+    /// Failures told lately: a step that fails is tried again soon.
+    failures: Repeats,
     /// Asks for a report at once.
     nudge: Notify,
 }
@@ -124,6 +126,7 @@ impl Agent {
             revoked: Mutex::default(),
             results: Mutex::default(),
             ordered: Mutex::default(),
+            failures: Repeats::default(),
             nudge: Notify::new(),
         }
     }
@@ -254,7 +257,11 @@ impl Agent {
             match &outcome {
                 Ok(_) => info!(action = ?step.action, generation = step.generation, "step done"),
                 Err(error) => {
-                    warn!(action = ?step.action, generation = step.generation, error = %error, "step failed");
+                    let words = format!("{volume} {:?} {error}", step.action);
+                    if let Some(withheld) = self.failures.withheld(words, Instant::now()) {
+                        let generation = step.generation;
+                        warn!(action = ?step.action, generation, withheld, error = %error, "step failed");
+                    }
                 }
             }
             ok = outcome.is_ok();

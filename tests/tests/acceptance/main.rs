@@ -8,6 +8,7 @@
 mod admin;
 mod forced;
 mod full;
+mod hardcore;
 mod pair;
 mod source;
 mod stability;
