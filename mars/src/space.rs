@@ -60,7 +60,7 @@ impl Engine {
             false => 0,
         };
         // A volume with one replica has no log for want of somebody to send it to.
-        let alone = self.peers.is_empty() && self.straight.road.is_straight();
+        let alone = self.is_alone() && self.straight.road.is_straight();
         Room {
             log_bytes,
             log_bytes_max: match serves && !alone {
@@ -164,6 +164,8 @@ impl Engine {
         self.space.full = true;
         self.space.ask_at = self.now.after_millis(self.space.rest_millis);
         self.space.retracted = true;
+        // Positions come again with other contents: a digest under way must not be taken for that of one version.
+        self.straight.changes += 1;
         let back = self.log.retract();
         let end = self.log.sealed.lsn;
         // Who began to write there has not.

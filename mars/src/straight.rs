@@ -113,9 +113,14 @@ impl Default for Straight {
 impl Engine {
     /// Whether a log would be for nobody, or has no room.
     fn wants_straight(&self) -> bool {
+        self.is_alone() || self.does_without_log()
+    }
+
+    /// Whether a log would be for nobody.
+    pub(crate) fn is_alone(&self) -> bool {
         let alone = self.peers.is_empty() && self.active_run().is_none();
         // A mode that waits for replicas goes on to do so, though there are none.
-        (alone && self.meta.settings.mode == Mode::Async) || self.does_without_log()
+        alone && self.meta.settings.mode == Mode::Async
     }
 
     /// Whether a request must wait because the road is being changed.
