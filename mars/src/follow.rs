@@ -113,7 +113,7 @@ pub(crate) struct Follow {
     pub horizon: Lsn,
     /// Contents are of no use to a partial copy: ask for a full sync.
     pub begin_anew: bool,
-    /// What the source of a partial copy has named, until the copy begins.
+    /// What the source of a partial copy has named, while it streams.
     pub named: Option<(Position, DirtyMap)>,
     last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset, Paused)>,
     /// When the source is told the same again, if something has come from it by then.

@@ -294,8 +294,10 @@ impl Engine {
         let left = self.sectors().0 - job.next;
         if left == 0 {
             self.seal();
-            // What changed without a log had no position of its own.
-            let moved = u64::from(self.straight.changes != job.changes);
+            // What changed without a log had no position of its own; and one that is not written may be taken back when the log is
+            // full, to come again with other contents.
+            let unsure = self.straight.changes != job.changes || self.marks.appended() < job.from;
+            let moved = u64::from(unsure);
             let answer = Answer::Checksum {
                 digest: job.hasher.digest128(),
                 from: job.from,

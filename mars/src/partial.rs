@@ -142,12 +142,13 @@ impl Engine {
             return;
         };
         let sectors = self.config.size.range().count;
-        if let Some((base, map)) = self.follow.named.take()
-            && base == begun
+        // It is said once for a stream; a copy that is paused and resumed needs it again.
+        if let Some((base, map)) = &self.follow.named
+            && *base == begun
             && map.sectors() == sectors
         {
             let partial = Some(map.dirty());
-            resync.told(map);
+            resync.told(map.clone());
             if let Some(source) = self.follow.source().cloned() {
                 self.notice(Notice::SyncStarted { source, partial });
             }

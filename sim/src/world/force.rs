@@ -253,17 +253,22 @@ impl World {
                 .ghosts
                 .extend(asked.sent.map(|place| (asked.tag.0, place)));
         }
-        // What a primary holds that has no log is on no history yet, but on its disk.
+        // What a primary holds that has no log is on no history yet, but on its disk; also while its log is being turned on.
         let straight = |node: &usize| {
-            let status = self.nodes[*node].status.as_ref();
-            status.is_some_and(|s| s.straight && s.role == Role::Primary && s.epoch.takeovers() == number)
+            let place = &self.nodes[*node];
+            place.status.as_ref().is_some_and(|s| {
+                let logless = s.straight || place.straight_from.is_some();
+                logless && s.role == Role::Primary && s.epoch.takeovers() == number
+            })
         };
         if let Some(node) = self.members.iter().copied().find(straight) {
-            let volume = &self.nodes[node].disk.volume;
+            let (volume, history) = (&self.nodes[node].disk.volume, &self.history);
             self.guest.moved(number, |sector| {
                 let at = (sector * SECTOR) as u64;
                 let both = [volume.durable(at), volume.read(at, SECTOR)];
-                both.map(|bytes| stamp::of(bytes).unwrap_or(u64::MAX)).to_vec()
+                let mut stamps = both.map(|bytes| stamp::of(bytes).unwrap_or(u64::MAX)).to_vec();
+                stamps.extend(history.stamps_behind(sector, base.lsn, number));
+                stamps
             });
             self.acked_epoch = Epoch::NONE;
             return;
