@@ -7,7 +7,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/check.sh
 
-SEEDS=${SEEDS:-1000}
+SEEDS=${SEEDS:-20000}
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

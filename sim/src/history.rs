@@ -307,8 +307,9 @@ impl History {
                 .range(..to.lsn.0)
                 .next_back()
                 .filter(|p| is_before(*p))?;
-            Some((index, Lsn(*lsn), end.epoch))
+            Some((index, Lsn(*lsn), end.epoch.max(by)))
         });
+        // Who jumps behind a takeover has written nothing else in its epoch yet.
         let Some((index, at, epoch)) = found else {
             return Err(format!("goes on without a log at {}, behind nothing", to.lsn));
         };

@@ -242,14 +242,21 @@ impl World {
 
     /// What a node durably says of its log tells when the history goes on without one, and when contents are a version again.
     pub(super) fn note_road(&mut self, node: usize) -> Result<(), Violation> {
-        let Some(meta) = self.meta(node).filter(|meta| meta.role == Role::Primary) else {
+        let Some(meta) = self.meta(node) else {
             return Ok(());
         };
+        let primary = meta.role == Role::Primary;
+        // A primary that is fenced while its log is being turned on goes on with that as a secondary.
+        if meta.straight && !primary {
+            return Ok(());
+        }
         if meta.straight {
             let told = self.history.jumped(meta.written_back, meta.epoch);
             told.map_err(|what| self.violation(Some(node), what))?;
             self.nodes[node].straight_from = Some(meta.written_back);
-        } else if let Some(at) = self.nodes[node].straight_from.take() {
+        } else if let Some(at) = self.nodes[node].straight_from.take()
+            && meta.sync == SyncState::Whole
+        {
             self.settle_straight(node, at);
         }
         Ok(())

@@ -263,11 +263,16 @@ impl World {
         };
         if let Some(node) = self.members.iter().copied().find(straight) {
             let (volume, history) = (&self.nodes[node].disk.volume, &self.history);
+            let logged_from = self.nodes[node].straight_from;
             self.guest.moved(number, |sector| {
                 let at = (sector * SECTOR) as u64;
                 let both = [volume.durable(at), volume.read(at, SECTOR)];
                 let mut stamps = both.map(|bytes| stamp::of(bytes).unwrap_or(u64::MAX)).to_vec();
-                stamps.extend(history.stamps_behind(sector, base.lsn, number));
+                stamps.extend(
+                    logged_from
+                        .into_iter()
+                        .flat_map(|from| history.stamps_behind(sector, from.lsn, number)),
+                );
                 stamps
             });
             self.acked_epoch = Epoch::NONE;

@@ -46,7 +46,13 @@ impl World {
     /// A request reaches a primary.
     pub(super) fn promise(&mut self, node: usize, tag: RequestTag, request: &GuestRequest) {
         let what = match request {
-            GuestRequest::Flush => What::Before(self.history.end_of_writer(node)),
+            GuestRequest::Flush => {
+                // What did not fit into a full log was taken back: the primary's own end is before it.
+                let own = self.nodes[node].engine.as_ref();
+                let own = own.map(|engine| engine.status(self.clock(node)).tip);
+                let made = self.history.end_of_writer(node);
+                What::Before(own.filter(|own| own.lsn < made.lsn).unwrap_or(made))
+            }
             GuestRequest::Write {
                 range,
                 data,
