@@ -20,7 +20,6 @@ use crate::engine::{Engine, Link, Phase, Then};
 use crate::event::{CommandError, CommandId, Effect, LinkId};
 use crate::message::Message;
 use crate::meta::{SOURCES_MAX, SyncState};
-use crate::pressure::Level;
 
 /// Members between a replica and its primary, at most.
 pub const HOPS_MAX: usize = 8;
@@ -126,9 +125,14 @@ impl Engine {
 
     /// Sends somebody on to the primary.
     pub(crate) fn refuse_to_relay(&mut self, link: LinkId) {
+        self.send_on(link, self.primary_hint());
+    }
+
+    /// This is no source; `primary` may be one.
+    pub(crate) fn send_on(&mut self, link: LinkId, primary: Option<NodeId>) {
         let message = Message::NotSource {
             epoch_seen: self.meta.epoch,
-            primary: self.primary_hint(),
+            primary,
         };
         self.effects.push_back(Effect::Send { link, message });
     }
@@ -164,7 +168,7 @@ impl Engine {
             return;
         };
         let appended_here = self.marks.appended();
-        let trimmed = self.meta.trimmed;
+        let caught_up = self.may_be_waited_for(committed);
         let Some(peer) = self.peers.get_mut(&node) else {
             return;
         };
@@ -191,9 +195,7 @@ impl Engine {
         peer.replayed = written_back;
         peer.whole = true;
         peer.paused = paused;
-        peer.counts |= self.space.level != Level::Unlogged
-            && appended_here.since(committed) <= self.config.log_bytes_max / 4
-            && committed >= trimmed;
+        peer.counts |= caught_up;
         if !matches!(self.phase, Phase::Serving) {
             self.report(&node, true);
         }

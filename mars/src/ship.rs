@@ -211,6 +211,7 @@ impl Engine {
                     synced,
                     paused,
                 } => {
+                    let caught_up = self.may_be_waited_for(committed);
                     let Some(peer) = self
                         .links
                         .get(&link)
@@ -237,9 +238,7 @@ impl Engine {
                     peer.via = None;
                     peer.heard = true;
                     // One that was dropped, but whose stream went on and has caught up, is waited for again.
-                    peer.counts |= self.space.level != Level::Unlogged
-                        && self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
-                        && committed >= self.meta.trimmed;
+                    peer.counts |= caught_up;
                     if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
                         self.report(&node, true);
                     }
@@ -636,11 +635,7 @@ impl Engine {
                 ship.end_stream();
             }
             if Some(&peer) != successor {
-                let message = Message::NotSource {
-                    epoch_seen: self.meta.epoch,
-                    primary: successor.cloned(),
-                };
-                self.effects.push_back(Effect::Send { link, message });
+                self.send_on(link, successor.cloned());
             }
         }
     }
@@ -696,7 +691,7 @@ impl Engine {
             return;
         }
         let serving = matches!(self.phase, Phase::Serving);
-        let held_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
+        let held_bytes = self.log_bytes();
         if serving && self.space.level == Level::Dropping && !museum::is(Mutant::LogKeptForDead) {
             let counted = self.peers.iter().filter(|(_, peer)| peer.counts);
             let laggard = pressure::laggard(
@@ -723,6 +718,7 @@ impl Engine {
             self.save(Then::Nothing);
         }
     }
+
     /// How far the log may be given up, and whose need that is.
     pub(crate) fn horizon(&self) -> Need {
         let written_back = self.marks.written_back();

@@ -49,6 +49,18 @@ pub(crate) struct Space {
 }
 
 impl Engine {
+    /// Log kept.
+    pub(crate) fn log_bytes(&self) -> u64 {
+        self.log.sealed.lsn.since(self.marks.trimmed())
+    }
+
+    /// Whether a member that has the log up to `committed` may be waited for, also one that was dropped: it has caught up.
+    pub(crate) fn may_be_waited_for(&self, committed: Lsn) -> bool {
+        !self.does_without_log()
+            && self.marks.appended().since(committed) <= self.config.log_bytes_max / 4
+            && committed >= self.meta.trimmed
+    }
+
     fn room(&self) -> Room {
         let serves = matches!(
             self.phase,
@@ -56,7 +68,7 @@ impl Engine {
         );
         // Who does not serve gives up as much as its source lets it.
         let log_bytes = match serves {
-            true => self.log.sealed.lsn.since(self.marks.trimmed()),
+            true => self.log_bytes(),
             false => 0,
         };
         // A volume with one replica has no log for want of somebody to send it to.
@@ -78,9 +90,8 @@ impl Engine {
         if self.straight.road.is_straight() {
             return true;
         }
-        let log_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
         let budget = self.config.log_bytes_max.max(LOG_BYTES_MIN);
-        !self.space.full && log_bytes < budget.saturating_mul(2)
+        !self.space.full && self.log_bytes() < budget.saturating_mul(2)
     }
 
     /// Finds out the level, and tells when it is another; asks for room when there was none.
@@ -89,11 +100,10 @@ impl Engine {
         if level != self.space.level {
             let before = std::mem::replace(&mut self.space.level, level);
             self.space.since = self.now;
-            let log_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
             self.notice(Notice::Pressure {
                 before,
                 level,
-                log_bytes,
+                log_bytes: self.log_bytes(),
             });
         }
         let settled = matches!(self.phase, Phase::Serving | Phase::Following);
@@ -271,7 +281,7 @@ impl Engine {
 
     /// Before a log is given up: what each peer lacks is remembered from here on, and nobody waits for peers.
     pub(crate) fn leave_log_to_maps(&mut self) {
-        let held_bytes = self.log.sealed.lsn.since(self.marks.trimmed());
+        let held_bytes = self.log_bytes();
         let nodes: Vec<model::NodeId> = self.peers.keys().cloned().collect();
         for node in nodes {
             self.begin_track(&node);

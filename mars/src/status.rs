@@ -168,7 +168,7 @@ impl Engine {
             lineage: self.meta.lineage.clone(),
             synced: self.synced(),
             sync_copied_bytes: self.sync_copied_bytes,
-            log_bytes: self.log.sealed.lsn.since(self.marks.trimmed()),
+            log_bytes: self.log_bytes(),
             log_bytes_max: self.config.log_bytes_max,
             log_held_by: self.horizon().reason,
             pressure: self.space.level,

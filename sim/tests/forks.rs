@@ -1,32 +1,18 @@
 //! What becomes of histories that part? Scripts for forced takeovers, each lived under several seeds.
 
+mod common;
+
+use common::{SECOND, all_become};
 use mars::{Notice, SplitBrain, Switch};
 use model::{ReplicaState, Role, Tick};
 use sim::{Profile, Violation, World};
 
-const SECOND: u64 = 1_000_000;
-
 fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<(), Violation>) {
-    for seed in 0..20 {
-        let mut world = World::new(seed, profile.clone(), 50);
-        script(&mut world).unwrap_or_else(|violation| {
-            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
-        });
-    }
+    common::lives(profile, |world| script(world).map(|()| 0));
 }
 
 fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
-    let state = |world: &World, node| world.status(node).map(|s| s.state);
-    let all = |world: &World| {
-        members
-            .iter()
-            .all(|node| state(world, *node) == Some(ReplicaState::Uptodate))
-    };
-    assert!(
-        world.run_until(30 * SECOND, all)?,
-        "no replication between {members:?}"
-    );
-    Ok(())
+    all_become(world, members, 30 * SECOND, |s| s.state == ReplicaState::Uptodate)
 }
 
 fn count(world: &World, is: impl Fn(&Notice) -> bool) -> usize {

@@ -1,35 +1,16 @@
 //! What happens when the room for a log runs short? One script per level, each lived under several seeds.
 
+mod common;
+
+use common::{SECOND, all_become, lives};
 use mars::{Level, Limits, MaxLag, Notice};
 use model::{Mode, ReplicaState};
 use sim::{Profile, Violation, World};
 
-const SECOND: u64 = 1_000_000;
-
-/// Lives a script under some seeds, and adds up what it returns.
-fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<u64, Violation>) -> u64 {
-    let one = |seed| {
-        let mut world = World::new(seed, profile.clone(), 60);
-        script(&mut world).unwrap_or_else(|violation| {
-            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
-        })
-    };
-    (0..20).map(one).sum()
-}
-
 fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
-    let all = |world: &World| {
-        members.iter().all(|node| {
-            world
-                .status(*node)
-                .is_some_and(|s| s.state == ReplicaState::Uptodate && s.pressure == Level::Normal)
-        })
-    };
-    assert!(
-        world.run_until(60 * SECOND, all)?,
-        "no replication between {members:?}"
-    );
-    Ok(())
+    all_become(world, members, 60 * SECOND, |s| {
+        s.state == ReplicaState::Uptodate && s.pressure == Level::Normal
+    })
 }
 
 fn level(world: &World, node: usize) -> Level {

@@ -1,36 +1,15 @@
 //! What does the engine do in the situations that have names? Scripts, each lived under several seeds.
 
+mod common;
+
+use common::{SECOND, all_become, lives};
 use mars::{Limits, MaxLag, Notice, Switch};
 use model::{Mode, ReplicaState, Role};
 use sim::{Profile, Violation, World};
 
-const SECOND: u64 = 1_000_000;
-
-/// Lives a script under some seeds, and adds up what it returns.
-fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<u64, Violation>) -> u64 {
-    let one = |seed| {
-        let mut world = World::new(seed, profile.clone(), 50);
-        script(&mut world).unwrap_or_else(|violation| {
-            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
-        })
-    };
-    (0..20).map(one).sum()
-}
-
 /// Waits until every member is up to date.
 fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
-    let all = |world: &World| {
-        members.iter().all(|node| {
-            world
-                .status(*node)
-                .is_some_and(|s| s.state == ReplicaState::Uptodate)
-        })
-    };
-    assert!(
-        world.run_until(20 * SECOND, all)?,
-        "no replication between {members:?}"
-    );
-    Ok(())
+    all_become(world, members, 20 * SECOND, |s| s.state == ReplicaState::Uptodate)
 }
 
 fn count(world: &World, is: impl Fn(&Notice) -> bool) -> u64 {

@@ -205,14 +205,17 @@ impl Host {
                 Some((*id, volume.handle()?.clone(), most.unwrap_or(LOG_BYTES_MAX)))
             })
             .collect();
-        let mut uses = Vec::with_capacity(volumes.len());
-        for (_, handle, most) in &volumes {
-            let used = handle.status().await.map_or(0, |status| status.log_bytes);
-            uses.push(Use { used, most: *most });
-        }
         let shares = match self.log_budget() {
-            Some(all) => divide(all, &uses),
-            None => uses.iter().map(|volume| volume.most).collect(),
+            Some(all) => {
+                let mut uses = Vec::with_capacity(volumes.len());
+                for (_, handle, most) in &volumes {
+                    let used = handle.status().await.map_or(0, |status| status.log_bytes);
+                    uses.push(Use { used, most: *most });
+                }
+                divide(all, &uses)
+            }
+            // Nothing is shared, so nobody need be asked what it uses.
+            None => volumes.iter().map(|(_, _, most)| *most).collect(),
         };
         let told = std::mem::take(&mut self.budget().told);
         let mut now_told = BTreeMap::new();

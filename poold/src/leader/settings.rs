@@ -199,6 +199,29 @@ fn describe(settings: &VolumeSettings) -> String {
     }
 }
 
+/// What is added to a step on a host that is not there.
+pub(super) fn if_away(snapshot: &Snapshot, node: &str, now: Instant) -> &'static str {
+    match snapshot.marsd(node, now) {
+        Ok(_) => "",
+        Err(_) => " (it is away and hears of it when it is back)",
+    }
+}
+
+/// Keeps a volume's new wishes, of which the steps tell; without a step it is as wished already, and the one that says so is added.
+pub(super) fn keep_wishes(
+    tx: &mut Tx,
+    volume: &mut VolumeRecord,
+    steps: &mut Vec<String>,
+) -> Result<(), ApiError> {
+    if steps.is_empty() {
+        steps.push("nothing: it is so already".to_owned());
+        return Ok(());
+    }
+    volume.generation += 1;
+    tx.event(format!("volume {}", volume.name), steps.join("; "))?;
+    tx.put(volume.clone())
+}
+
 pub(super) fn refused(volume: &VolumeRecord, message: String, hint: String) -> ApiError {
     ApiError::refused(message)
         .hint(hint)
@@ -336,17 +359,16 @@ impl Leader {
                     format!("{}/s at most", model::Bytes(rate))
                 })
             };
-            let mut steps = vec!["nothing: it is so already".to_owned()];
+            let mut steps = Vec::new();
             if next != volume.limits {
-                steps = vec![
-                    format!("log is shipped {}", rate(next.ship_bytes_per_second)),
-                    format!("full syncs are sent {}", rate(next.sync_bytes_per_second)),
-                ];
+                steps.push(format!("log is shipped {}", rate(next.ship_bytes_per_second)));
+                steps.push(format!(
+                    "full syncs are sent {}",
+                    rate(next.sync_bytes_per_second)
+                ));
                 volume.limits = next;
-                volume.generation += 1;
-                tx.event(&object, steps.join("; "))?;
-                tx.put(volume.clone())?;
             }
+            keep_wishes(tx, &mut volume, &mut steps)?;
             Ok(Changed {
                 object: object.clone(),
                 dry_run: request.dry_run,
@@ -396,23 +418,14 @@ impl Leader {
                         paused.insert(*switch)
                     };
                     if changes {
-                        let away = match snapshot.marsd(node, now) {
-                            Ok(_) => "",
-                            Err(_) => " (it is away and hears of it when it is back)",
-                        };
+                        let away = if_away(&snapshot, node, now);
                         let what = if request.on { "goes on" } else { "stops" };
                         steps.push(format!("{} {what} on node {node}{away}", word(*switch)));
                     }
                 }
             }
             volume.paused.retain(|_, paused| !paused.is_empty());
-            if steps.is_empty() {
-                steps.push("nothing: it is so already".to_owned());
-            } else {
-                volume.generation += 1;
-                tx.event(&object, steps.join("; "))?;
-                tx.put(volume.clone())?;
-            }
+            keep_wishes(tx, &mut volume, &mut steps)?;
             Ok((volume, nodes, steps))
         })?;
         if !request.dry_run

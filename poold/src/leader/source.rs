@@ -9,7 +9,7 @@ use model::NodeId;
 
 use super::Leader;
 use super::jobs::refusal;
-use super::settings::refused;
+use super::settings::{if_away, keep_wishes, refused};
 use crate::catalog::records::LifeRecord;
 
 /// Members that may be named.
@@ -43,18 +43,13 @@ impl Leader {
             }
             let before = volume.sources.get(&request.node).cloned().unwrap_or_default();
             let mut steps = Vec::new();
-            if before == *sources {
-                steps.push("nothing: it is so already".to_owned());
-            } else {
+            if before != *sources {
                 let node = &request.node;
                 let whom = match sources.is_empty() {
                     true => "the primary".to_owned(),
                     false => format!("{}, else the primary", sources.join(", else ")),
                 };
-                let away = match snapshot.marsd(node, Instant::now()) {
-                    Ok(_) => "",
-                    Err(_) => " (it is away and hears of it when it is back)",
-                };
+                let away = if_away(&snapshot, node, Instant::now());
                 steps.push(format!(
                     "the replica on node {node} gets its log from {whom}{away}"
                 ));
@@ -62,10 +57,8 @@ impl Leader {
                     true => volume.sources.remove(node),
                     false => volume.sources.insert(node.clone(), sources.clone()),
                 };
-                volume.generation += 1;
-                tx.event(&object, steps.join("; "))?;
-                tx.put(volume.clone())?;
             }
+            keep_wishes(tx, &mut volume, &mut steps)?;
             Ok(Changed {
                 object: object.clone(),
                 dry_run: request.dry_run,

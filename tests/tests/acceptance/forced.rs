@@ -17,9 +17,9 @@ use std::time::Instant;
 
 use bench::verify::Model;
 use tests::spoil::{flip_bits, log_end};
-use tests::{Condition, Plan, RECONNECT, Summary, Target, Writer, array, until, wait_for_answers};
+use tests::{Condition, Summary, Target, Writer, array, until, wait_for_answers};
 
-use crate::pair::{NAME, P, Pair, S, SIZE_BYTES};
+use crate::pair::{NAME, P, Pair, S, SIZE_BYTES, write_to};
 
 /// Cases under way at one time: most of a case is waiting for time-outs.
 const AT_ONCE: usize = 4;
@@ -286,17 +286,7 @@ impl Side {
 
 fn writer(door: &Target, part: Part) -> Writer {
     let length_bytes = SIZE_BYTES / 4;
-    let plan = Plan {
-        offset_bytes: part as u64 * length_bytes,
-        length_bytes: Some(length_bytes),
-        rate: Some(1000.0),
-        reconnect: RECONNECT,
-        trim: true,
-        ..Plan::default()
-    };
-    let writer = Writer::start(door, plan).expect("the writer connects");
-    wait_for_answers(&writer, 100);
-    writer
+    write_to(door, part as u64 * length_bytes, length_bytes, 1000.0)
 }
 
 fn leave(writer: Writer) -> Model {

@@ -46,17 +46,8 @@ impl Pair {
 
     /// W at another door, in the volume's first or second half.
     pub fn writer_at(&self, door: &Target, half: u64) -> Writer {
-        let plan = Plan {
-            offset_bytes: half * SIZE_BYTES / 2,
-            length_bytes: Some(SIZE_BYTES / 2),
-            rate: Some(2000.0),
-            reconnect: RECONNECT,
-            trim: true,
-            ..Plan::default()
-        };
-        let writer = Writer::start(door, plan).expect("the writer connects");
-        wait_for_answers(&writer, 100);
-        writer
+        let length_bytes = SIZE_BYTES / 2;
+        write_to(door, half * length_bytes, length_bytes, 2000.0)
     }
 
     /// One replica's row of `volume show`.
@@ -77,6 +68,21 @@ impl Pair {
         self.cluster.wait_for_uptodate(NAME);
         self.cluster.assert_identical(NAME);
     }
+}
+
+/// Writes to a part of a volume at so many requests a second, reads back and checks until it is stopped.
+pub fn write_to(door: &Target, offset_bytes: u64, length_bytes: u64, rate: f64) -> Writer {
+    let plan = Plan {
+        offset_bytes,
+        length_bytes: Some(length_bytes),
+        rate: Some(rate),
+        reconnect: RECONNECT,
+        trim: true,
+        ..Plan::default()
+    };
+    let writer = Writer::start(door, plan).expect("the writer connects");
+    wait_for_answers(&writer, 100);
+    writer
 }
 
 /// Stops W; nothing it was told may have been untrue.
