@@ -3,6 +3,8 @@
 //! The client sends `{"version":1,"id":N,"method":…,…}` and gets `{"id":N,"ok":…}` or `{"id":N,"error":{…}}`; answers
 //! may come in any order. Every method is idempotent: asking for what already is succeeds and changes nothing.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of this protocol; a daemon refuses any other by name.
@@ -53,6 +55,11 @@ pub enum Call {
     Revoked {
         /// Serial numbers of certificates, in hex; all of them, not only new ones.
         serials: Vec<String>,
+    },
+    /// What replication may take of this host; all of it, not only what is new. Kept by marsd until replaced.
+    HostLimits {
+        /// All of them.
+        limits: HostLimits,
     },
     /// Take care of a replica from now on. An existing one of the same id must agree in size and disk.
     VolumeCreate {
@@ -177,6 +184,24 @@ pub enum Call {
         /// Node names.
         sources: Vec<String>,
     },
+    /// Let the log here go over to another file, so that what is there can be given back as a whole.
+    VolumeLogRotate {
+        /// Volume id.
+        volume: String,
+    },
+    /// Give back what nobody needs of the log here, however little it is.
+    VolumeLogTrim {
+        /// Volume id.
+        volume: String,
+    },
+    /// Remove histories that were put aside here when a replica began anew.
+    KeptDrop {
+        /// Volume id.
+        volume: String,
+        /// Only this one; all of the volume's when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        history: Option<String>,
+    },
     /// Stop something at the replica here, or let it go on; kept over restarts.
     VolumeSwitch {
         /// Volume id.
@@ -287,6 +312,23 @@ pub struct VolumeLimits {
     pub sync_bytes_per_second: Option<u64>,
 }
 
+/// What replication may take of a host, all volumes together; without a figure, as much as there is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HostLimits {
+    /// Full syncs of replicas here that go on at one time; the others wait for their turn.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parallel_syncs: Option<u32>,
+    /// Ids of volumes whose full sync goes first, in order.
+    #[serde(default)]
+    pub prefer: Vec<String>,
+    /// Bytes that leave it for all peers together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub send_bytes_per_second: Option<u64>,
+    /// Bytes that leave it for one peer, by node name.
+    #[serde(default)]
+    pub peer_bytes_per_second: BTreeMap<String, u64>,
+}
+
 /// When a guest's flush is answered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "kebab-case")]
@@ -358,6 +400,24 @@ pub enum Outcome {
         /// Its history goes on from here; what others have behind it is no part of it.
         from_lsn: u64,
     },
+    /// What the log takes now.
+    Log {
+        /// How many files.
+        files: u64,
+        /// What they take of their file system.
+        bytes: u64,
+        /// What was given back of it.
+        given_back_bytes: u64,
+        /// For whom the oldest part is kept.
+        held_by: String,
+    },
+    /// Histories that were put aside are gone.
+    Dropped {
+        /// How many.
+        histories: u64,
+        /// What they took.
+        bytes: u64,
+    },
     /// The replica begins anew; its former log was put aside.
     Kept {
         /// The directory; nobody removes it but people.
@@ -420,6 +480,29 @@ pub struct HostStatus {
     pub log_bytes_max: Option<u64>,
     /// Every volume it knows.
     pub volumes: Vec<VolumeStatus>,
+    /// What replication may take of it.
+    #[serde(default)]
+    pub limits: HostLimits,
+    /// Histories that were put aside, also those of volumes that it knows no more.
+    #[serde(default)]
+    pub kept: Vec<KeptStatus>,
+}
+
+/// A history that was put aside when its replica began anew: what only this host had.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptStatus {
+    /// Volume id.
+    pub volume: String,
+    /// Its name among those of the volume: the time in milliseconds since 1970.
+    pub history: String,
+    /// The directory.
+    pub path: String,
+    /// What it takes.
+    pub bytes: u64,
+    /// When it was put aside, in seconds since 1970.
+    pub unix_seconds: u64,
+    /// The split brain that it comes from, as it was known then.
+    pub split: Option<SplitBrainStatus>,
 }
 
 /// One volume on one host.

@@ -305,6 +305,8 @@ pub struct Engine {
     /// Pieces of full syncs begun so far: the name of the last.
     pub(crate) sync_pieces: u64,
     pub(crate) verify: Option<Verify>,
+    /// The host lets other full syncs go first.
+    pub(crate) sync_waits: bool,
     pub(crate) repair: Repair,
     pub(crate) hand_over: Option<HandOver>,
     /// A takeover whose log is looked at before anything changes.
@@ -354,6 +356,7 @@ impl Engine {
             lineage: Vec::new(),
             verify: None,
             verified: Vec::new(),
+            splits: BTreeMap::new(),
         };
         let mut engine = Engine::new(now, config, meta);
         match role {
@@ -369,6 +372,8 @@ impl Engine {
     /// A replica with history: begins recovery from its meta, log and disk.
     pub fn open(now: Tick, config: Config, meta: Meta) -> Engine {
         let mut engine = Engine::new(now, config, meta);
+        // Who left while we were down takes its history along.
+        engine.keep_splits(&engine.config.members.clone());
         engine.start_scan();
         engine
     }
@@ -420,6 +425,7 @@ impl Engine {
             resync: None,
             sync_pieces: 0,
             verify: None,
+            sync_waits: false,
             repair: Repair::default(),
             hand_over: None,
             proof: None,
@@ -486,6 +492,7 @@ impl Engine {
             Event::LinkDown { link, peer } => self.link_down(link, &peer),
             Event::Message { link, message } => self.message(link, message),
             Event::Heard { epoch } => self.heard_at_a_door(epoch),
+            Event::SyncTurn { granted } => self.sync_turn(granted),
             Event::Command { id, command } => self.command(id, command),
             Event::LogRead { id, .. }
             | Event::LogReset { id }
@@ -618,6 +625,7 @@ impl Engine {
         self.pump_relay();
         self.pump_ship();
         self.pump_ack();
+        self.pump_splits();
     }
 
     /// When we want [`Event::Timer`] at the latest.
@@ -741,6 +749,7 @@ impl Engine {
                 unix_seconds,
             } => self.start_verify(id, repair, bytes_per_second_max, unix_seconds),
             Command::VerifyCancel => self.cancel_verify(id),
+            Command::TrimLog => self.trim_now(id),
         }
     }
 

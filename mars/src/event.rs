@@ -224,6 +224,8 @@ pub enum Command {
     },
     /// End the comparison, if one is under way.
     VerifyCancel,
+    /// Give up what nobody needs of the log, now; else this is put off until there is more of it. Durable when answered.
+    TrimLog,
 }
 
 /// The good answer to a command.
@@ -441,6 +443,11 @@ pub enum Event {
     Heard {
         /// The epoch.
         epoch: Epoch,
+    },
+    /// The host says whether a full sync here may go on now; until it says so for the first time, it may.
+    SyncTurn {
+        /// Whether.
+        granted: bool,
     },
     /// An operator asks; will be answered by [`Effect::Answer`].
     Command {

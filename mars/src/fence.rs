@@ -295,7 +295,7 @@ impl Engine {
         self.follow.forget_source(self.now);
         self.follow.horizon = self.marks.trimmed();
         self.cut_to_what_fits();
-        self.splits.forget_all();
+        self.forget_splits();
         self.dismiss_followers(None);
         self.end_all_tracks();
         for tag in std::mem::take(&mut self.guests.fenced) {

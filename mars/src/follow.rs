@@ -533,7 +533,7 @@ impl Engine {
 
     fn start_streaming(&mut self, link: LinkId, peer: NodeId, epoch: Epoch, buffer: BytesMut) {
         self.follow.retry_millis = RETRY_MILLIS_MIN;
-        self.splits.forget_all();
+        self.forget_splits();
         self.follow.path.push(peer.clone());
         self.follow.streams += 1;
         self.follow.avoided.forgive(&peer);

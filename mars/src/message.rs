@@ -272,14 +272,8 @@ impl Message {
                     .position(history.tip);
             }
             Message::Fork { at, side } => {
-                w.u8(4)
-                    .position(*at)
-                    .lsn(side.end)
-                    .u64(side.bytes)
-                    .u64(side.records);
-                w.u64(side.first_unix_micros)
-                    .u64(side.last_unix_micros)
-                    .bool(side.complete);
+                w.u8(4).position(*at);
+                side.write(&mut w);
             }
             Message::NotSource { epoch_seen, primary } => {
                 w.u8(5).epoch(*epoch_seen).option(primary.as_ref(), |w, node| {
@@ -413,14 +407,7 @@ impl Message {
             },
             4 => Message::Fork {
                 at: r.position("at")?,
-                side: Side {
-                    end: r.lsn("end")?,
-                    bytes: r.u64("bytes")?,
-                    records: r.u64("records")?,
-                    first_unix_micros: r.u64("first")?,
-                    last_unix_micros: r.u64("last")?,
-                    complete: r.bool("complete")?,
-                },
+                side: Side::read(&mut r)?,
             },
             5 => Message::NotSource {
                 epoch_seen: r.epoch("epoch")?,

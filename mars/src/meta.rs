@@ -2,6 +2,8 @@
 //!
 //! The driver keeps the encoded form in two slots and writes the older one, so that a torn write leaves the other.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, SectorRange, VolumeId};
 
@@ -9,6 +11,7 @@ use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::envelope;
 use crate::lineage::{Position, Stretch};
 use crate::settings::Settings;
+use crate::split::{Side, SplitBrain};
 use crate::switch::Paused;
 use crate::verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};
 
@@ -21,7 +24,7 @@ pub const META_BYTES_MAX: usize = 64 * 1024;
 /// Preferred sources of a replica, at most.
 pub const SOURCES_MAX: usize = 16;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"PDM3");
+const MAGIC: u32 = u32::from_le_bytes(*b"PDM4");
 
 /// A replica's durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -68,6 +71,8 @@ pub struct Meta {
     pub verify: Option<VerifyRun>,
     /// When each member was last found equal to the others.
     pub verified: Vec<(NodeId, Verified)>,
+    /// Members whose history has parted from ours.
+    pub splits: BTreeMap<NodeId, SplitBrain>,
 }
 
 /// A primary role given away.
@@ -152,6 +157,12 @@ impl Meta {
         for (node, verified) in &self.verified {
             w.node(node).lsn(verified.from).u64(verified.unix_seconds);
         }
+        w.u16(self.splits.len() as u16);
+        for (node, split) in &self.splits {
+            w.node(node).position(split.at);
+            split.ours.write(&mut w);
+            w.option(split.theirs.as_ref(), |w, theirs| theirs.write(w));
+        }
         let out = envelope::wrap(MAGIC, w);
         assert!(
             out.len() <= META_BYTES_MAX,
@@ -206,10 +217,17 @@ impl Meta {
             lineage: r.lineage("lineage")?,
             verify: r.option("verify", decode_run)?,
             verified: r.list("verified", |r| Ok((r.node("node")?, decode_verified(r)?)))?,
+            splits: r.list("splits", decode_split)?.into_iter().collect(),
         };
         r.finish("meta")?;
         Ok(meta)
     }
+}
+
+fn decode_split(r: &mut Reader) -> Result<(NodeId, SplitBrain), DecodeError> {
+    let (node, at, ours) = (r.node("node")?, r.position("parted at")?, Side::read(r)?);
+    let theirs = r.option("theirs", Side::read)?;
+    Ok((node, SplitBrain { at, ours, theirs }))
 }
 
 fn encode_run(w: &mut Writer, run: &VerifyRun) {

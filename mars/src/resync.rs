@@ -198,7 +198,7 @@ impl Engine {
         else {
             return;
         };
-        if self.is_paused(Switch::Sync) {
+        if self.is_paused(Switch::Sync) || self.sync_waits {
             return;
         }
         // Another primary does not know what changed since the base, either, and its history may never come to where the copies from

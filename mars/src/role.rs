@@ -339,7 +339,7 @@ impl Engine {
         let successor = granted.as_ref().map(|granted| granted.to.clone());
         self.phase = Phase::Following;
         self.stop_hails();
-        self.splits.forget_all();
+        self.forget_splits();
         self.follow.forget_source(self.now);
         self.follow.hint = successor.clone();
         self.follow.horizon = self.marks.trimmed();
@@ -399,6 +399,10 @@ impl Engine {
 
     /// Becomes primary in `epoch` as soon as that is durable and the whole log is loaded.
     pub(crate) fn begin_promotion(&mut self, epoch: Epoch) {
+        // One that starts again in its term is where it was.
+        if epoch.term != self.meta.epoch.term {
+            self.forget_splits();
+        }
         self.meta.epoch = epoch;
         let trimmed = self.marks.trimmed();
         // Streams of a primary that takes over from itself go on, and so does what it knows of its peers.
@@ -413,7 +417,6 @@ impl Engine {
             self.load_tracks();
         }
         self.phase = Phase::Promoting { saved: false };
-        self.splits.forget_all();
         self.save(Then::Promoted);
     }
 

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
 
 use crate::engine::{Engine, Io, Link, Phase, Then};
-use crate::event::{CommandId, Effect, LinkId, Notice};
+use crate::event::{CommandError, CommandId, Effect, LinkId, Notice};
 use crate::limit::{Meter, piece_bytes};
 use crate::lineage::Position;
 use crate::message::Message;
@@ -436,8 +436,8 @@ impl Engine {
             heartbeat_due,
             fed_by,
         });
-        self.splits.forget(peer);
-        if let Some(peer) = self.peers.get_mut(peer) {
+        self.forget_split(&node);
+        if let Some(peer) = self.peers.get_mut(&node) {
             // What it has need not be durable there: log is kept for it until it says so.
             let durable = if fresh { from.lsn } else { self.meta.trimmed };
             *peer = Peer {
@@ -663,7 +663,7 @@ impl Engine {
             .collect();
         left.iter().for_each(|peer| self.end_track(peer));
         self.peers.retain(|peer, _| members.contains(peer));
-        self.splits.retain(&members);
+        self.keep_splits(&members);
         self.hail_only(&members);
         for member in members.iter().filter(|member| **member != own) {
             // One that joins has no history yet: the log is kept for it once it has opened a stream.
@@ -717,6 +717,19 @@ impl Engine {
             self.meta.trimmed = horizon;
             self.save(Then::Nothing);
         }
+    }
+    /// Gives up at once what nobody needs, however little it is.
+    pub(crate) fn trim_now(&mut self, id: CommandId) {
+        if matches!(self.phase, Phase::Scanning(_)) {
+            let reason = "recovery is under way".to_owned();
+            return self.answer(id, Err(CommandError::NotInService { reason }));
+        }
+        let horizon = self.horizon().from;
+        if self.follow.is_cutting() || self.meta.straight || horizon <= self.meta.trimmed {
+            return self.answer(id, Ok(crate::Answer::Done));
+        }
+        self.meta.trimmed = horizon;
+        self.save(Then::Answer { id });
     }
 
     /// How far the log may be given up, and whose need that is.

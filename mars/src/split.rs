@@ -10,7 +10,8 @@ use std::collections::BTreeMap;
 use bytes::Bytes;
 use model::{Lsn, NodeId};
 
-use crate::engine::{Engine, Io, Phase};
+use crate::codec::{DecodeError, Reader, Writer};
+use crate::engine::{Engine, Io, Phase, Then};
 use crate::event::{Effect, LinkId, Notice};
 use crate::lineage::{History, Position, Relation};
 use crate::message::Message;
@@ -37,6 +38,29 @@ pub struct Side {
     pub complete: bool,
 }
 
+impl Side {
+    /// Six fields in order.
+    pub(crate) fn write(&self, w: &mut Writer) {
+        w.lsn(self.end)
+            .u64(self.bytes)
+            .u64(self.records)
+            .u64(self.first_unix_micros)
+            .u64(self.last_unix_micros)
+            .bool(self.complete);
+    }
+
+    pub(crate) fn read(r: &mut Reader) -> Result<Side, DecodeError> {
+        Ok(Side {
+            end: r.lsn("end")?,
+            bytes: r.u64("bytes")?,
+            records: r.u64("records")?,
+            first_unix_micros: r.u64("first")?,
+            last_unix_micros: r.u64("last")?,
+            complete: r.bool("complete")?,
+        })
+    }
+}
+
 /// Two histories that have parted, as one of the two members sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SplitBrain {
@@ -59,42 +83,54 @@ struct Count {
     theirs: Option<Side>,
 }
 
-/// Everything known of histories that have parted from ours.
+/// What is being found out; what was found is in the meta, so that a restart without the other side does not hide it.
 #[derive(Debug, Default)]
 pub(crate) struct Splits {
-    found: BTreeMap<NodeId, SplitBrain>,
     counts: BTreeMap<LinkId, Count>,
+    /// The meta says something else than the disk.
+    unsaved: bool,
 }
 
 impl Splits {
-    /// Those that were found.
-    pub fn found(&self) -> &BTreeMap<NodeId, SplitBrain> {
-        &self.found
-    }
-
-    /// The peer's history is a beginning of ours, or it has none here any more.
-    pub fn forget(&mut self, peer: &NodeId) {
-        self.found.remove(peer);
-    }
-
-    /// Our place among the others has changed: everything is to be found out anew.
-    pub fn forget_all(&mut self) {
-        self.found.clear();
-        self.counts.clear();
-    }
-
     /// What was asked on a link will not be answered.
     pub fn link_down(&mut self, link: LinkId) {
         self.counts.remove(&link);
     }
-
-    /// Only members matter.
-    pub fn retain(&mut self, members: &[NodeId]) {
-        self.found.retain(|peer, _| members.contains(peer));
-    }
 }
 
 impl Engine {
+    /// The peer's history is a beginning of ours, or it has none here any more.
+    pub(crate) fn forget_split(&mut self, peer: &NodeId) {
+        self.splits.unsaved |= self.meta.splits.remove(peer).is_some();
+    }
+
+    /// Our place among the others has changed: everything is to be found out anew.
+    pub(crate) fn forget_splits(&mut self) {
+        self.keep_splits(&[]);
+        self.splits.counts.clear();
+    }
+
+    /// Only members matter.
+    pub(crate) fn keep_splits(&mut self, members: &[NodeId]) {
+        let before = self.meta.splits.len();
+        self.meta.splits.retain(|peer, _| members.contains(peer));
+        self.splits.unsaved |= self.meta.splits.len() != before;
+    }
+
+    fn split_found(&mut self, peer: NodeId, split: SplitBrain) {
+        if self.meta.splits.get(&peer) != Some(&split) {
+            self.meta.splits.insert(peer, split);
+            self.splits.unsaved = true;
+        }
+    }
+
+    pub(crate) fn pump_splits(&mut self) {
+        if self.splits.unsaved && !matches!(self.phase, Phase::Scanning(_)) {
+            self.splits.unsaved = false;
+            self.save(Then::Nothing);
+        }
+    }
+
     /// Our history as we tell it to others.
     pub(crate) fn history(&self) -> History {
         History {
@@ -144,7 +180,7 @@ impl Engine {
         };
         let end = self.marks.appended();
         // What was counted before need not be read again.
-        let known = self.splits.found.get(&peer).filter(|known| known.at == at);
+        let known = self.meta.splits.get(&peer).filter(|known| known.at == at);
         let known = known.map(|known| known.ours).filter(|side| side.end <= end);
         let counted = known.unwrap_or(Side {
             end: at.lsn.max(self.meta.trimmed),
@@ -235,21 +271,21 @@ impl Engine {
             // Somebody was primary there and wrote nothing: nobody can miss it.
             return self.check_cut(at);
         }
-        let before = self.splits.found.get(&peer);
+        let before = self.meta.splits.get(&peer);
         let is_news = before.is_none_or(|before| before.at != at);
         let told = before
             .filter(|before| before.at == at)
             .and_then(|before| before.theirs);
         if !is_source {
             // A replica has one source: what it thought of earlier ones is past.
-            self.splits.found.clear();
+            self.keep_splits(std::slice::from_ref(&peer));
         }
         let split = SplitBrain {
             at,
             ours: side,
             theirs: theirs.or(told),
         };
-        self.splits.found.insert(peer.clone(), split.clone());
+        self.split_found(peer.clone(), split.clone());
         if is_source && is_news {
             self.notice(Notice::SplitBrain { peer, split });
         }
@@ -262,11 +298,14 @@ impl Engine {
     pub(crate) fn other_side_told(&mut self, link: LinkId, at: Position, side: Side) {
         let peer = self.links.get(&link).map(|link| link.peer.clone());
         if let Some(peer) = peer
-            && let Some(split) = self.splits.found.get_mut(&peer)
-            && split.at == at
+            && let Some(known) = self.meta.splits.get(&peer).filter(|known| known.at == at)
         {
-            let is_news = split.theirs.replace(side).is_none();
-            let split = split.clone();
+            let split = SplitBrain {
+                theirs: Some(side),
+                ..known.clone()
+            };
+            let is_news = known.theirs.is_none();
+            self.split_found(peer.clone(), split.clone());
             if is_news {
                 self.notice(Notice::SplitBrain { peer, split });
             }

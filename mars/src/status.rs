@@ -99,6 +99,8 @@ pub struct Standing {
     pub epoch: Epoch,
     /// Whether guests are served here.
     pub serving: bool,
+    /// Whether a full sync would go on here if its turn came.
+    pub wants_sync: bool,
 }
 
 /// A peer as its primary sees it.
@@ -192,7 +194,7 @@ impl Engine {
                 .then(|| self.meta.verify.clone())
                 .flatten(),
             peers,
-            split_brain: self.splits.found().clone(),
+            split_brain: self.meta.splits.clone(),
         }
     }
 
@@ -208,6 +210,7 @@ impl Engine {
             primary: self.primary_hint(),
             epoch: self.meta.epoch,
             serving: matches!(self.phase, Phase::Serving),
+            wants_sync: matches!(self.phase, Phase::Following) && self.wants_sync(),
         }
     }
 
@@ -226,8 +229,8 @@ impl Engine {
                 ReplicaState::Detached,
                 because("the end of its log did not fit: applying what is there"),
             ),
-            _ if !self.splits.found().is_empty() => {
-                let peers: Vec<String> = self.splits.found().keys().map(ToString::to_string).collect();
+            _ if !self.meta.splits.is_empty() => {
+                let peers: Vec<String> = self.meta.splits.keys().map(ToString::to_string).collect();
                 let reason = format!("its history and that of {} have parted", peers.join(" and "));
                 (ReplicaState::SplitBrain, Some(reason))
             }
@@ -265,6 +268,10 @@ impl Engine {
                         None,
                     )
                 }
+                (Some(_), _) if self.sync_waits => (
+                    ReplicaState::Inconsistent,
+                    because("its full sync waits for its turn: its host runs only so many at a time"),
+                ),
                 (Some(_), _) => (ReplicaState::Syncing, None),
                 (None, SyncState::Whole) if self.has_stepped_down() => (
                     ReplicaState::Unreachable,
@@ -299,7 +306,7 @@ impl Engine {
             .map(|link| link.peer.clone());
         let heard_of = sent.or(via.as_ref().map(|_| peer.appended));
         let state = match heard_of {
-            _ if self.splits.found().contains_key(node) => ReplicaState::SplitBrain,
+            _ if self.meta.splits.contains_key(node) => ReplicaState::SplitBrain,
             None => ReplicaState::Unreachable,
             Some(_) if peer.paused.holding(peer.whole).any() => ReplicaState::Paused,
             Some(_) if !peer.whole => ReplicaState::Syncing,

@@ -146,6 +146,24 @@ impl Engine {
         self.meta.paused.with_room(!self.space.full)
     }
 
+    /// The host lets the full sync here go on, or others first.
+    pub(crate) fn sync_turn(&mut self, granted: bool) {
+        if self.sync_waits != granted {
+            return;
+        }
+        self.sync_waits = !granted;
+        match self.follow.source().cloned() {
+            Some(source) if granted => self.start_resync(source, self.meta.epoch.term),
+            _ => self.stop_resync(),
+        }
+    }
+
+    /// Whether a full sync would go on here if its turn came.
+    pub(crate) fn wants_sync(&self) -> bool {
+        let copying = matches!(self.meta.sync, SyncState::Copying { .. });
+        copying && !self.is_paused(Switch::Sync) && self.follow.source().is_some()
+    }
+
     /// Whether this is stopped here and heeded.
     pub(crate) fn is_paused(&self, switch: Switch) -> bool {
         self.meta.role == Role::Secondary && self.meta.paused.has(switch)

@@ -410,6 +410,27 @@ fn a_replica_is_synced_then_follows() {
 }
 
 #[test]
+fn a_trim_gives_back_what_is_too_little_to_be_given_back_by_itself() {
+    let mut world = World::new("a", &["b"]);
+    world.write("a", 0, 8, 1);
+    world.run(2000);
+    assert!(world.status("a").log_bytes > 0);
+    assert_eq!(world.command("a", Command::TrimLog), Ok(Answer::Done));
+    assert_eq!(world.status("a").log_bytes, 0);
+    // A replica keeps what its source may need, until it hears that nobody does.
+    world.write("a", 0, 8, 2);
+    world.run(2000);
+    assert_eq!(world.command("b", Command::TrimLog), Ok(Answer::Done));
+    let kept = world.status("b").log_bytes;
+    assert!(0 < kept && kept <= world.status("a").log_bytes, "{kept}");
+    world.restart("b");
+    world.restart("a");
+    world.write("a", 100, 8, 3);
+    world.run(2000);
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+}
+
+#[test]
 fn a_join_copies_only_what_differs() {
     let mut world = World::new("a", &[]);
     world.write("a", 0, 256, 1);

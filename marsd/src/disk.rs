@@ -16,6 +16,8 @@ use model::{Lsn, NodeId, SectorRange};
 
 pub use file::FileDisk;
 pub(crate) use lock::lock_path;
+pub(crate) use log::LogFiles;
+pub(crate) use log_writer::FilesAnswer;
 pub use memory::MemoryDisk;
 
 /// Carries out the disk effects of one engine; the methods are those effects, in words of `mars::Effect`.
@@ -36,6 +38,9 @@ pub trait Disk: Send {
     fn ask_room(&mut self, id: IoId, bytes: u64);
     /// Give log space back.
     fn trim_log(&mut self, up_to: Lsn);
+    /// Tell what the log takes once everything asked before is done; with `rotate`, begin another segment first, so that what
+    /// is there can be given back. An operator's wish, of no interest to the engine.
+    fn log_files(&mut self, rotate: bool, answer: FilesAnswer);
     /// Read contents.
     fn read_volume(&mut self, id: IoId, range: SectorRange);
     /// Tell data from holes.

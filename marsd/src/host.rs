@@ -6,6 +6,9 @@
 mod budget;
 mod doors;
 mod invalidate;
+mod kept;
+mod limits;
+mod log;
 mod replica;
 mod settings;
 pub(crate) mod spec;
@@ -21,7 +24,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 use std::time::{Duration, Instant};
 
 use api::Repeats;
-use api::control::{Call, ControlError, ControlErrorKind, Member, Outcome};
+use api::control::{Call, ControlError, ControlErrorKind, HostLimits, Member, Outcome};
 use mars::{Answer, Command, CommandError, GuestRequest};
 use model::{Epoch, NodeId, Role, VolumeId, VolumeName, VolumeSize};
 use tokio::runtime::Handle;
@@ -32,6 +35,7 @@ use crate::door::port::PrimaryPort;
 use crate::link::identity::{Credentials, Identity, Revoked};
 use crate::link::{Links, Reception};
 use crate::run::{Inbox, Running, VolumeHandle};
+use crate::turns::Turns;
 use doors::Doors;
 use spec::{ReplicaSpec, Spec};
 
@@ -142,6 +146,9 @@ pub struct Host {
     listening: Mutex<Option<Listening>>,
     volumes: Mutex<BTreeMap<VolumeId, Volume>>,
     budget: Mutex<budget::Budget>,
+    /// Which full syncs go on.
+    turns: Arc<Turns>,
+    limits: Mutex<HostLimits>,
     /// Held by whatever changes volumes or doors.
     changing: tokio::sync::Mutex<()>,
     /// Refusals told lately: whoever is refused may ask again soon.
@@ -168,6 +175,8 @@ impl Host {
                 listening: Mutex::default(),
                 volumes: Mutex::default(),
                 budget: Mutex::default(),
+                turns: Arc::default(),
+                limits: Mutex::default(),
                 changing: tokio::sync::Mutex::default(),
                 refusals: Repeats::default(),
                 _lock: lock,
@@ -177,6 +186,7 @@ impl Host {
             host.links.set_identity(Arc::new(identity));
         }
         host.links.set_revoked(Revoked::load(&host.revoked_path())?);
+        host.resume_limits()?;
         host.resume().await?;
         host.start_division()?;
         // Last, so that peers find the volumes they ask for.
@@ -208,6 +218,7 @@ impl Host {
                 .await
             }
             Call::Revoked { serials } => self.set_revoked(serials).await,
+            Call::HostLimits { limits } => self.set_limits(limits).await,
             Call::VolumeCreate {
                 volume,
                 name,
@@ -299,6 +310,9 @@ impl Host {
                 log_bytes_max,
             } => self.set_log_budget(volume_id(&volume)?, log_bytes_max).await,
             Call::HostLogBudget { log_bytes_max } => self.set_host_log_budget(log_bytes_max).await,
+            Call::VolumeLogRotate { volume } => self.rotate_log(volume_id(&volume)?).await,
+            Call::VolumeLogTrim { volume } => self.trim_log(volume_id(&volume)?).await,
+            Call::KeptDrop { volume, history } => self.drop_kept(volume_id(&volume)?, history).await,
             Call::VolumeSwitch { volume, switch, on } => self.switch(volume_id(&volume)?, switch, on).await,
             Call::VolumeInvalidate { volume, keep } => self.invalidate(volume_id(&volume)?, keep).await,
             Call::VolumeFakeSync { volume } => {
@@ -350,6 +364,10 @@ impl Host {
     fn volumes(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Volume>> {
         // No code panics while it holds the map; if one did, the volumes in it would still be whole.
         self.volumes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, HostLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn identity_path(&self) -> PathBuf {

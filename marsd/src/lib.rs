@@ -12,6 +12,7 @@ pub mod notify;
 mod persist;
 pub mod run;
 mod thread;
+mod turns;
 
 /// An error and everything that caused it, on one line.
 pub(crate) fn chain(error: &dyn std::error::Error) -> String {

@@ -7,6 +7,7 @@ mod connection;
 pub mod frame;
 mod hello;
 pub mod identity;
+mod pace;
 
 use std::collections::HashMap;
 use std::io;
@@ -29,6 +30,7 @@ pub(crate) use connection::Outgoing;
 use frame::{Dialer, Dialling, DoorHello, FrameReader, FrameWriter};
 use hello::{Hello, Purpose};
 use identity::{Identity, Revoked};
+use pace::Pace;
 
 use crate::door;
 use crate::door::port::Gates;
@@ -57,6 +59,7 @@ pub(crate) struct Links {
     next_link: AtomicU64,
     handshakes: Arc<Semaphore>,
     gates: Gates,
+    pace: Pace,
     /// Certificates that count no more.
     revoked: watch::Sender<Arc<Revoked>>,
     /// Why the last dial to a node failed: told once, not at every try.
@@ -73,6 +76,7 @@ impl Links {
             next_link: AtomicU64::new(1),
             handshakes: Arc::new(Semaphore::new(HANDSHAKES_MAX)),
             gates: Gates::default(),
+            pace: Pace::default(),
             revoked: watch::Sender::new(Arc::default()),
             failures: Mutex::default(),
         }
@@ -89,6 +93,11 @@ impl Links {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// What links between engines may take; those of remote doors are not slowed.
+    pub fn pace(&self) -> &Pace {
+        &self.pace
     }
 
     /// From now on nobody with one of these certificates is spoken to; whoever is connected by one is cut off.
@@ -232,7 +241,8 @@ impl Links {
         match taken {
             Taken::Stream(inbox) => {
                 let link = self.link();
-                connection::run(link, peer, false, reader, writer, inbox).await;
+                let pace = self.pace.of(&peer);
+                connection::run(link, peer, false, reader, writer, inbox, &pace).await;
             }
             Taken::Door(handle, hello) => {
                 let size = handle.size();
@@ -270,7 +280,8 @@ impl Links {
             links.tell_change(volume, &peer, dialled.as_ref().err());
             match dialled {
                 Ok((reader, writer)) => {
-                    connection::run(links.link(), peer, true, reader, writer, inbox).await;
+                    let pace = links.pace.of(&peer);
+                    connection::run(links.link(), peer, true, reader, writer, inbox, &pace).await;
                 }
                 Err(_) => inbox.event(Event::LinkDown { link: None, peer }),
             }

@@ -9,6 +9,7 @@ mod notice;
 
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,7 +18,7 @@ use mars::{
     Answer, Birth, Command, CommandError, CommandId, Effect, Engine, Event, GuestError, LinkId, Meta,
     RequestTag, Standing,
 };
-use model::{NodeId, Tick};
+use model::{NodeId, Tick, VolumeId};
 use tokio::sync::{oneshot, watch};
 use tracing::{Span, info};
 
@@ -28,6 +29,7 @@ use crate::disk::Disk;
 use crate::door::port::Done;
 use crate::link::Outgoing;
 use crate::thread;
+use crate::turns::Turns;
 
 /// Starts a connection to a member; answered by `LinkUp` or `LinkDown` in the volume's inbox.
 pub(crate) type Dial = Box<dyn Fn(NodeId) + Send>;
@@ -57,14 +59,21 @@ impl Running {
         inputs: Receiver<Input>,
         disk: Box<dyn Disk>,
         dial: Dial,
+        turns: Arc<Turns>,
     ) -> io::Result<Running> {
         let engine = match begin {
             Begin::Open(meta) => Engine::open(Tick(0), config.clone(), *meta),
             Begin::Create(birth) => Engine::create(Tick(0), config.clone(), birth),
         };
         let (standing, watched) = watch::channel(engine.standing());
+        let turn = Turn {
+            volume: config.volume,
+            inbox: inbox.clone(),
+            turns,
+            wants: false,
+        };
         let handle = VolumeHandle::new(config.volume, config.size, inbox, watched);
-        let body = move || Loop::new(engine, disk, dial, standing).run(&inputs);
+        let body = move || Loop::new(engine, disk, dial, standing, turn).run(&inputs);
         let thread = thread::spawn("marsd-loop", Span::current(), body)?;
         Ok(Running { handle, thread })
     }
@@ -101,14 +110,47 @@ struct Loop {
     commands: HashMap<CommandId, Commanded>,
     /// Commands that were refused when they were given last: they are given again and again, and told once.
     refused: HashSet<String>,
+    turn: Turn,
     next_tag: u64,
     stopping: bool,
 }
 
+/// The volume's place among those of the host that sync.
+struct Turn {
+    volume: VolumeId,
+    inbox: Inbox,
+    turns: Arc<Turns>,
+    wants: bool,
+}
+
+impl Turn {
+    fn want(&mut self, wants: bool) {
+        if self.wants != wants {
+            self.wants = wants;
+            self.turns.want(self.volume, wants, &self.inbox);
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.want(false);
+    }
+}
+
 impl Loop {
-    fn new(engine: Engine, disk: Box<dyn Disk>, dial: Dial, standing: watch::Sender<Standing>) -> Loop {
+    fn new(
+        mut engine: Engine,
+        disk: Box<dyn Disk>,
+        dial: Dial,
+        standing: watch::Sender<Standing>,
+        turn: Turn,
+    ) -> Loop {
+        // Its turn comes when it is told so.
+        engine.handle(Tick(0), Event::SyncTurn { granted: false });
         Loop {
             engine,
+            turn,
             started: Instant::now(),
             disk,
             dial,
@@ -162,8 +204,9 @@ impl Loop {
         }
     }
 
-    fn show_standing(&self) {
+    fn show_standing(&mut self) {
         let now = self.engine.standing();
+        self.turn.want(now.wants_sync);
         self.standing.send_if_modified(|shown| {
             let changed = *shown != now;
             *shown = now;
@@ -206,6 +249,7 @@ impl Loop {
             }
             // Whoever asked may have given up.
             Input::Status { answer } => drop(answer.send(self.engine.status(now))),
+            Input::LogFiles { rotate, answer } => self.disk.log_files(rotate, answer),
             Input::LinkUp {
                 link,
                 peer,

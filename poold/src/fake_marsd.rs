@@ -6,8 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use api::control::{
     BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
-    DoorSpec, DoorStatus, HostStatus, Member, Outcome, PeerStatus, ReplicaStatus, SwitchWord, VerifiedStatus,
-    VerifyEndWord, VerifyNodeStatus, VerifyStatus, VolumeLimits, VolumeSettings, VolumeStatus,
+    DoorSpec, DoorStatus, HostLimits, HostStatus, KeptStatus, Member, Outcome, PeerStatus, ReplicaStatus,
+    SwitchWord, VerifiedStatus, VerifyEndWord, VerifyNodeStatus, VerifyStatus, VolumeLimits, VolumeSettings,
+    VolumeStatus,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -29,6 +30,9 @@ struct Inner {
     /// Nodes whose disk differs.
     rotten: Vec<String>,
     hand_overs: u64,
+    limits: BTreeMap<String, HostLimits>,
+    /// By host.
+    kept: Vec<(String, KeptStatus)>,
     /// What any of them was told.
     revoked: Vec<String>,
 }
@@ -50,6 +54,7 @@ struct Replica {
     epoch: u32,
     settings: VolumeSettings,
     limits: VolumeLimits,
+    compressed: bool,
     paused: Vec<SwitchWord>,
     sources: Vec<String>,
     faked: bool,
@@ -113,6 +118,16 @@ impl World {
                 replica.parted = true;
             }
         }
+    }
+
+    /// What replication may take of a host.
+    pub fn host_limits(&self, node: &str) -> HostLimits {
+        self.lock().limits.get(node).cloned().unwrap_or_default()
+    }
+
+    /// Whether a host's replica compresses its log.
+    pub fn compressed(&self, node: &str) -> bool {
+        self.replica(node).is_some_and(|replica| replica.compressed)
     }
 
     /// The limits that a host's replica lives by.
@@ -266,6 +281,10 @@ impl Host {
         if let Call::Status { .. } = call {
             return Ok(Outcome::Status(self.status(&inner)));
         }
+        if let Call::HostLimits { limits } = call {
+            inner.limits.insert(self.node.clone(), limits);
+            return Ok(Outcome::Done);
+        }
         if let Call::Revoked { serials } = call {
             inner.revoked = serials;
             return Ok(Outcome::Done);
@@ -309,6 +328,7 @@ impl Host {
                     epoch,
                     settings: VolumeSettings::default(),
                     limits: VolumeLimits::default(),
+                    compressed: false,
                     paused: Vec::new(),
                     sources: Vec::new(),
                     faked: false,
@@ -415,17 +435,21 @@ impl Host {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.limits = limits;
             }
-            Call::VolumeChecksum { .. }
-            | Call::VolumeCompression { .. }
-            | Call::VolumeLogBudget { .. }
-            | Call::HostLogBudget { .. } => {
+            Call::VolumeCompression { volume, compressed } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.compressed = compressed;
+            }
+            Call::VolumeChecksum { .. } | Call::VolumeLogBudget { .. } | Call::HostLogBudget { .. } => {
                 return Err((ControlErrorKind::Refused, "it stays as it is"));
             }
             Call::VolumeSettings { volume, settings } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.settings = settings;
             }
-            Call::VolumeHandOver { .. } | Call::Status { .. } | Call::Revoked { .. } => {
+            Call::VolumeHandOver { .. }
+            | Call::Status { .. }
+            | Call::Revoked { .. }
+            | Call::HostLimits { .. } => {
                 unreachable!("answered above")
             }
             Call::VolumeTakeOver { volume, term } => {
@@ -450,6 +474,15 @@ impl Host {
                 let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
                 (replica.percent, replica.parted) = (0.0, false);
                 if keep {
+                    let history = KeptStatus {
+                        volume,
+                        history: "1700000000000".to_owned(),
+                        path: "/var/lib/marsd/log/kept/1".to_owned(),
+                        bytes: 4096,
+                        unix_seconds: 1_700_000_000,
+                        split: None,
+                    };
+                    inner.kept.push((self.node.clone(), history));
                     let path = "/var/lib/marsd/log/kept/1".to_owned();
                     return Ok(Outcome::Kept { path });
                 }
@@ -458,6 +491,26 @@ impl Host {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
                 (replica.percent, replica.faked) = (100.0, true);
+            }
+            Call::VolumeLogRotate { volume } | Call::VolumeLogTrim { volume } => {
+                here.get(&volume)
+                    .and_then(|known| known.replica.as_ref())
+                    .ok_or(NOT_FOUND)?;
+                return Ok(Outcome::Log {
+                    files: 1,
+                    bytes: 4096,
+                    given_back_bytes: 8192,
+                    held_by: "write-back to the disk".to_owned(),
+                });
+            }
+            Call::KeptDrop { volume, .. } => {
+                inner
+                    .kept
+                    .retain(|(node, kept)| *node != self.node || kept.volume != volume);
+                return Ok(Outcome::Dropped {
+                    histories: 1,
+                    bytes: 4096,
+                });
             }
             Call::VolumeSecondary { volume } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
@@ -541,6 +594,7 @@ impl Host {
                     appended_lsn: 100,
                     settings: replica.settings,
                     limits: replica.limits,
+                    compressed: replica.compressed,
                     paused: replica.paused.clone(),
                     sources: replica.sources.clone(),
                     faked: replica.faked,
@@ -569,6 +623,13 @@ impl Host {
             program_version: "fake".to_owned(),
             revoked: inner.revoked.clone(),
             log_bytes_max: None,
+            limits: inner.limits.get(&self.node).cloned().unwrap_or_default(),
+            kept: inner
+                .kept
+                .iter()
+                .filter(|(node, _)| *node == self.node)
+                .map(|(_, kept)| kept.clone())
+                .collect(),
             volumes: volumes.collect(),
         }
     }

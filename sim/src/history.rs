@@ -90,7 +90,7 @@ impl Branch {
     }
 }
 
-/// A primary that went on without its last batches.
+/// A primary that went on without its last batches, or gave its role away (its last start).
 #[derive(Clone, Copy, Debug)]
 struct Restart {
     at: Lsn,
@@ -272,7 +272,12 @@ impl History {
             self.cuts += 1;
             self.restarts.push(Restart { at, epoch });
         }
-        if followers.iter().any(|next| next.term != epoch.term) {
+        let given_up = |next: &Epoch| {
+            let own = |restart: &&Restart| restart.epoch.term == next.term && restart.epoch > *next;
+            self.restarts.iter().filter(own).any(|restart| restart.at <= at)
+        };
+        let others = followers.iter().filter(|next| next.term != epoch.term);
+        if others.into_iter().any(|next| !given_up(next)) {
             if !self.forced {
                 return Err(format!(
                     "continues at {at} in epoch {epoch} where another went on: two writers, and nobody was forced"
@@ -350,6 +355,30 @@ impl History {
                 }
             }
         }
+    }
+
+    /// A node gives the role away at the end of its history: what it lost behind that, nobody goes on from.
+    pub fn granted(&mut self, node: usize, at: Lsn, to: Epoch) -> Result<(), String> {
+        let owned = self.owners.iter().filter(|(_, owner)| **owner == node);
+        let Some(term) = owned.map(|(term, _)| *term).filter(|term| *term < to.term).max() else {
+            return Ok(());
+        };
+        let epoch = Epoch {
+            term,
+            start: u32::MAX,
+        };
+        if self.restarts.iter().any(|known| known.epoch == epoch) {
+            return Ok(());
+        }
+        let (committed, made) = self.terms.entry(term).or_default();
+        if at < *committed {
+            return Err(format!(
+                "grants its role at {at} although {committed} was durable"
+            ));
+        }
+        *made = (*made).min(at);
+        self.restarts.push(Restart { at, epoch });
+        Ok(())
     }
 
     /// A node's log is durable up to here.

@@ -42,6 +42,10 @@ pub(crate) enum Trouble {
     Rot,
     Verify,
     Compression,
+    /// What nobody needs of a log is given up at once.
+    Trim,
+    /// A host lets other full syncs go first, for a while.
+    Turn,
     Mood,
     Mode,
     Pause,
@@ -114,6 +118,8 @@ impl Trouble {
         (Trouble::Rot, 4),
         (Trouble::Verify, 8),
         (Trouble::Compression, 4),
+        (Trouble::Trim, 5),
+        (Trouble::Turn, 4),
         (Trouble::Mood, 6),
         (Trouble::Mode, 6),
         (Trouble::Pause, 8),

@@ -105,6 +105,34 @@ fn two_that_wrote_find_the_very_batch_and_report_it_on_both_sides() {
 }
 
 #[test]
+fn what_has_parted_is_known_after_a_restart_without_the_other_side() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        part(world, &[1])?;
+        let told = |w: &World, node, peer| split(w, node, peer).is_some_and(|s| s.theirs.is_some());
+        let both = |w: &World| told(w, 0, 1) && told(w, 1, 0);
+        assert!(world.run_until(20 * SECOND, both)?, "nobody noticed");
+        // What is told is on disk a moment later.
+        cut_off(world, 0, &[1]);
+        world.run_for(SECOND)?;
+        let before = (split(world, 0, 1), split(world, 1, 0));
+        for node in [0, 1] {
+            world.kill(node);
+            world.start_after(node, 1);
+        }
+        assert!(world.run_until(20 * SECOND, |w| w.status(1).is_some_and(|s| s.serving))?);
+        world.run_for(SECOND)?;
+        assert_eq!((split(world, 0, 1), split(world, 1, 0)), before);
+        for node in [0, 1] {
+            let state = world.status(node).map(|s| s.state);
+            assert_eq!(state, Some(ReplicaState::SplitBrain), "h{node}");
+        }
+        world.heal(0, 1);
+        world.settle()
+    });
+}
+
+#[test]
 fn a_primary_that_wrote_nothing_beside_its_successor_just_follows_it() {
     lives(&Profile::calm(2), |world| {
         replicated(world, &[0, 1])?;

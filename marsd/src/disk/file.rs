@@ -11,7 +11,6 @@ use mars::{Event, IoId, Meta};
 use model::{Lsn, NodeId, SectorRange, VolumeSize};
 use tracing::{Span, warn};
 
-use super::Disk;
 use super::log::Log;
 use super::log_writer::LogWriter;
 pub use super::meta::MetaError;
@@ -20,6 +19,7 @@ use super::tracks::TrackFiles;
 pub use super::volume::DiskUnfit;
 use super::volume::Volume;
 use super::workers::{Job, Workers};
+use super::{Disk, FilesAnswer};
 use crate::run::Inbox;
 use crate::thread;
 
@@ -166,6 +166,10 @@ impl Disk for FileDisk {
 
     fn trim_log(&mut self, up_to: Lsn) {
         self.log.trim(up_to);
+    }
+
+    fn log_files(&mut self, rotate: bool, answer: FilesAnswer) {
+        self.log.files(rotate, answer);
     }
 
     fn read_volume(&mut self, id: IoId, range: SectorRange) {

@@ -8,9 +8,10 @@ use bytes::Bytes;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use mars::{Event, IoId};
 use model::Lsn;
+use tokio::sync::oneshot;
 use tracing::{Span, warn};
 
-use super::log::{Dirty, Log};
+use super::log::{Dirty, Log, LogFiles};
 use crate::run::Inbox;
 use crate::thread;
 
@@ -21,6 +22,7 @@ enum Job {
     Reset { id: IoId, at: Lsn, keep: bool },
     Trim { up_to: Lsn },
     AskRoom { id: IoId, bytes: u64 },
+    Files { rotate: bool, answer: FilesAnswer },
 }
 
 /// Whether a write failed for lack of room: of the file system, or of what a quota leaves.
@@ -30,6 +32,9 @@ fn is_full(error: &io::Error) -> bool {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
     )
 }
+
+/// Gets what the log takes.
+pub(crate) type FilesAnswer = oneshot::Sender<io::Result<LogFiles>>;
 
 /// What the flushing thread is asked for, in order.
 enum FlushJob {
@@ -99,6 +104,10 @@ impl LogWriter {
 
     pub fn trim(&self, up_to: Lsn) {
         self.ask(Job::Trim { up_to });
+    }
+
+    pub fn files(&self, rotate: bool, answer: FilesAnswer) {
+        self.ask(Job::Files { rotate, answer });
     }
 
     fn ask(&self, job: Job) {
@@ -198,6 +207,14 @@ impl Appender {
                     .inbox
                     .disk_failed(format!("ask for room for {}", self.name), e),
             },
+            Job::Files { rotate, answer } => {
+                let rotated = match rotate {
+                    true => self.log.rotate(&mut self.dirty).map(drop),
+                    false => Ok(()),
+                };
+                // Whoever asked may have given up.
+                drop(answer.send(rotated.and_then(|()| self.log.files())));
+            }
             Job::Trim { up_to } => {
                 // Space that is not given back now is given back by the next trim; nobody waits for it.
                 if let Err(error) = self.log.trim(up_to) {

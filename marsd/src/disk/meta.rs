@@ -151,6 +151,7 @@ mod tests {
             lineage: Vec::new(),
             verify: None,
             verified: Vec::new(),
+            splits: Default::default(),
         }
     }
 

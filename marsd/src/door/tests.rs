@@ -524,6 +524,7 @@ impl Cluster {
                 primary,
                 epoch,
                 serving: false,
+                wants_sync: false,
             });
         }
         tokio::task::yield_now().await;
@@ -658,6 +659,7 @@ async fn guests_that_leave_leave_nothing_behind() {
         primary: None,
         epoch: Epoch { term: 1, start: 1 },
         serving: false,
+        wants_sync: false,
     };
     cluster.replicas["a"].standing.send_replace(nobody);
     client

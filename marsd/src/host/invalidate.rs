@@ -1,10 +1,10 @@
 //! How does a replica begin anew? As one that joins: its log and memory go, its disk is compared with a source's again.
 
-use api::control::{BirthKind, ControlErrorKind, Outcome};
+use api::control::{BirthKind, ControlErrorKind, Outcome, SplitBrainStatus};
 use model::VolumeId;
 use tracing::info;
 
-use super::{Host, Replica, Reply, failed, not_found, refuse, stop};
+use super::{Host, Replica, Reply, not_found, refuse, stop};
 
 impl Host {
     /// Throws away what the replica here is, except its disk's contents, which the full sync makes use of. With `keep`, its log
@@ -37,6 +37,7 @@ impl Host {
             return refuse(ControlErrorKind::Refused, text);
         }
         self.refuse_primary(id, &node).await?;
+        let split = self.split_of(id).await;
         replica.birth = BirthKind::Secondary;
         let replica = replica.clone();
         let before = match self.volumes().get_mut(&id) {
@@ -51,7 +52,7 @@ impl Host {
         }
         // Before the promise to drop: a host that is killed in between has no log to drop, and is asked again.
         let kept = match keep {
-            true => self.put_aside(id)?,
+            true => self.put_aside(id, split.as_ref())?,
             false => None,
         };
         spec.dropping = true;
@@ -78,23 +79,10 @@ impl Host {
         outcome
     }
 
-    /// Moves the log of a replica that has stopped to a directory of its own, its memory beside it; `None` when there is none.
-    fn put_aside(&self, id: VolumeId) -> Reply<Option<String>> {
-        let log = self.log_path(id);
-        if !log.exists() {
-            return Ok(None);
-        }
-        let since = std::time::SystemTime::UNIX_EPOCH;
-        let now = since.elapsed().unwrap_or_default().as_millis();
-        let kept = self.config.log_dir.join("kept");
-        let aside = kept.join(format!("{id}-{now}"));
-        let done = crate::persist::create_directory(&kept).and_then(|()| {
-            match std::fs::copy(self.meta_path(id), log.join("meta")) {
-                Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
-                _ => std::fs::rename(&log, &aside),
-            }
-        });
-        done.map_err(|e| failed(&format!("put {} aside", log.display()), &e))?;
-        Ok(Some(aside.display().to_string()))
+    /// What a replica that is about to begin anew knows of a split brain.
+    async fn split_of(&self, id: VolumeId) -> Option<SplitBrainStatus> {
+        let handle = self.volumes().get(&id)?.handle().cloned()?;
+        let status = handle.status().await?;
+        status.split_brain.iter().next().map(super::status::parted)
     }
 }

@@ -408,7 +408,9 @@ impl Host {
                 .map(|m| m.addr.clone());
             links.dial_stream(id, peer, addr, answers.clone());
         });
-        let started = span.in_scope(|| Running::start(config, begin, inbox, inputs, Box::new(disk), dial));
+        let turns = self.turns.clone();
+        let started =
+            span.in_scope(|| Running::start(config, begin, inbox, inputs, Box::new(disk), dial, turns));
         started.map_err(|e| failed("start a volume", &e))
     }
 

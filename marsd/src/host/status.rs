@@ -49,6 +49,7 @@ impl Host {
             };
             volumes.push(status);
         }
+        let (kept, limits) = (self.kept().await, self.limits().clone());
         Ok(HostStatus {
             node: self.links.identity().map(|identity| identity.node.to_string()),
             peer_addr: self.listening_on(),
@@ -56,6 +57,8 @@ impl Host {
             log_bytes_max: self.log_budget(),
             revoked: self.links.revoked().serials.iter().cloned().collect(),
             volumes,
+            limits,
+            kept,
         })
     }
 }
@@ -132,7 +135,7 @@ fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
     }
 }
 
-fn parted((node, split): (&NodeId, &mars::SplitBrain)) -> SplitBrainStatus {
+pub(super) fn parted((node, split): (&NodeId, &mars::SplitBrain)) -> SplitBrainStatus {
     let side = |side: &mars::Side| SideStatus {
         end_lsn: side.end.0,
         bytes: side.bytes,

@@ -12,6 +12,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::{info, warn};
 
 use super::frame::{FrameReader, FrameWriter};
+use super::pace::{self, Bucket};
 use crate::run::{Inbox, Input};
 
 /// A link on which nothing was heard for that long is gone; engines give a sign of life ten times as often.
@@ -75,6 +76,7 @@ pub(crate) async fn run(
     mut reader: FrameReader,
     mut writer: FrameWriter,
     inbox: Inbox,
+    pace: &[Arc<Bucket>],
 ) {
     let (queue, queued) = mpsc::channel(OUTGOING_MESSAGES_MAX);
     let queued_bytes = Arc::new(AtomicU64::new(0));
@@ -98,7 +100,7 @@ pub(crate) async fn run(
     reader.set_idle(Some(IDLE));
     let ended = tokio::select! {
         ended = receive(link, &mut reader, &inbox) => Some(ended),
-        ended = send(&mut writer, queued, &queued_bytes) => ended.err().map(Err),
+        ended = send(&mut writer, queued, &queued_bytes, pace) => ended.err().map(Err),
     };
     match ended {
         // The engine closed it.
@@ -153,6 +155,7 @@ async fn send(
     writer: &mut FrameWriter,
     mut queued: mpsc::Receiver<Message>,
     queued_bytes: &AtomicU64,
+    pace: &[Arc<Bucket>],
 ) -> io::Result<()> {
     while let Some(first) = queued.recv().await {
         let mut next = Some(first);
@@ -161,6 +164,7 @@ async fn send(
             let weight = weight(&message);
             let encoded = message.encode().freeze();
             bytes += encoded.len() as u64;
+            pace::wait(pace, encoded.len() as u64).await;
             writer.write(&[encoded]).await?;
             queued_bytes.fetch_sub(weight, Ordering::Relaxed);
             next = if bytes < GATHERED_BYTES_MAX {

@@ -8,6 +8,7 @@ use mars::{
 use model::{Epoch, NodeId, VolumeId, VolumeSize};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
+use crate::disk::{FilesAnswer, LogFiles};
 use crate::door::port::{Admission, Done, PrimaryPort};
 use crate::link::Outgoing;
 
@@ -26,6 +27,10 @@ pub(crate) enum Input {
     },
     Status {
         answer: oneshot::Sender<Status>,
+    },
+    LogFiles {
+        rotate: bool,
+        answer: FilesAnswer,
     },
     LinkUp {
         link: LinkId,
@@ -146,6 +151,13 @@ impl VolumeHandle {
     pub async fn status(&self) -> Option<Status> {
         let (answer, receiver) = oneshot::channel();
         self.inbox.send(Input::Status { answer });
+        receiver.await.ok()
+    }
+
+    /// What the log takes; with `rotate`, once it has gone over to another segment. `None` once the volume has stopped.
+    pub(crate) async fn log_files(&self, rotate: bool) -> Option<std::io::Result<LogFiles>> {
+        let (answer, receiver) = oneshot::channel();
+        self.inbox.send(Input::LogFiles { rotate, answer });
         receiver.await.ok()
     }
 

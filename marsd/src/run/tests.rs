@@ -20,7 +20,16 @@ fn config() -> mars::Config {
 fn start(begin: Begin, disk: impl FnOnce(Inbox) -> MemoryDisk) -> Running {
     let (inbox, inputs) = Inbox::new();
     let disk = Box::new(disk(inbox.clone()));
-    Running::start(config(), begin, inbox, inputs, disk, Box::new(|_| {})).unwrap()
+    Running::start(
+        config(),
+        begin,
+        inbox,
+        inputs,
+        disk,
+        Box::new(|_| {}),
+        Arc::default(),
+    )
+    .unwrap()
 }
 
 fn range(start: u64, count: u64) -> SectorRange {
@@ -68,7 +77,16 @@ async fn guests_are_served_and_an_answered_write_survives_the_loop() {
     let (disk, found) = disk.reopen(inbox.clone());
     meta.clone_from(&found);
     let begin = Begin::Open(Box::new(meta.unwrap()));
-    let running = Running::start(config(), begin, inbox, inputs, Box::new(disk), Box::new(|_| {})).unwrap();
+    let running = Running::start(
+        config(),
+        begin,
+        inbox,
+        inputs,
+        Box::new(disk),
+        Box::new(|_| {}),
+        Arc::default(),
+    )
+    .unwrap();
     let read = running
         .handle()
         .call(GuestRequest::Read { range: range(0, 8) })

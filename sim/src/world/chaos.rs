@@ -227,6 +227,13 @@ impl World {
                     self.set_compression(primary, compressed);
                 }
             }
+            Trouble::Turn => {
+                let micros = self.rng.spread(1_000, 3_000_000);
+                self.take_turn(node, micros);
+            }
+            Trouble::Trim => {
+                self.trim(node);
+            }
             Trouble::Mood => self.change_mood(),
             Trouble::Mode => self.change_mode(),
             Trouble::Pause => {

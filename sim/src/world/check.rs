@@ -245,6 +245,10 @@ impl World {
         let Some(meta) = self.meta(node) else {
             return Ok(());
         };
+        if let Some(granted) = &meta.granted {
+            let told = self.history.granted(node, granted.at.lsn, granted.epoch);
+            told.map_err(|what| self.violation(Some(node), what))?;
+        }
         let primary = meta.role == Role::Primary;
         // A primary that is fenced while its log is being turned on goes on with that as a secondary.
         if meta.straight && !primary {

@@ -248,6 +248,22 @@ impl World {
         Some(self.command(node, Command::SetCompression { compressed }))
     }
 
+    /// A node's full sync lets others go first for so long.
+    pub fn take_turn(&mut self, node: usize, micros: u64) {
+        if self.nodes[node].engine.is_some() {
+            self.count("operators: turn");
+            self.deliver(1, node, mars::Event::SyncTurn { granted: false });
+            self.deliver(micros, node, mars::Event::SyncTurn { granted: true });
+        }
+    }
+
+    /// Asks a node to give up what nobody needs of its log.
+    pub fn trim(&mut self, node: usize) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: trim");
+        Some(self.command(node, Command::TrimLog))
+    }
+
     /// Asks a node to digest its contents.
     pub fn checksum(&mut self, node: usize) -> Option<CommandId> {
         self.nodes[node].engine.as_ref()?;

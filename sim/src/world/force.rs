@@ -225,7 +225,7 @@ impl World {
         }
         let place = (node, self.nodes[node].boot);
         let busy = self.forced.ghosts.values().any(|at| *at == place);
-        let Some(base) = self.forced.bases.get(&number).copied() else {
+        let Some(base) = self.base_of(number, node) else {
             return false;
         };
         // While its log comes back, neither its disk nor its history tells what it has.
@@ -237,6 +237,16 @@ impl World {
         self.count("guest: moved with a takeover");
         self.move_guest(number, base);
         true
+    }
+
+    /// Where the history of a takeover goes on. One that was durable, and died before it could say so, is found in its lineage.
+    fn base_of(&self, number: u32, node: usize) -> Option<Position> {
+        let told = self.forced.bases.get(&number).copied();
+        told.or_else(|| {
+            let lineage = self.meta(node)?.lineage;
+            let first = lineage.iter().find(|stretch| stretch.epoch.takeovers() == number);
+            first.map(|stretch| stretch.from)
+        })
     }
 
     /// The guest begins anew with what the primary of a takeover has.

@@ -416,7 +416,7 @@ impl World {
             Ok(Answer::TookOver { .. }) => self.count("operators: takeover done"),
             Ok(Answer::Checksum { digest, from, to }) => {
                 self.count("operators: checksum done");
-                let straight = self.meta(node).is_some_and(|meta| meta.straight);
+                let straight = self.status(node).is_some_and(|status| status.straight);
                 if from == to && !straight && !self.is_rotten(node) && !self.is_faked(node) {
                     self.count("checks: digests compared");
                     if !self.history.had_digest(from, digest) {
