@@ -18,11 +18,11 @@ use tokio_rustls::TlsConnector;
 use crate::error::{ApiError, ErrorBody, ErrorKind};
 use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
-    AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList,
-    IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList,
-    OnNode, PoolInfo, PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SCHEMA, SetLimits, SetSource,
-    SetVolume, SplitBrain, Status, SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList,
-    VolumeLog,
+    AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, DrainNode,
+    DropKept, EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate,
+    Node, NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg,
+    ResolveSplitBrain, SCHEMA, SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status,
+    SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -190,6 +190,30 @@ impl Client {
         self.post(&volume_path(name, "/source"), request).await
     }
 
+    /// Take primary roles, and replicas if wanted, away from a host; nothing new is placed on it.
+    pub async fn node_drain(&self, name: &str, request: &DrainNode) -> Result<Changed, ApiError> {
+        self.post(&format!("/v1/nodes/{}/drain", segment(name)), request)
+            .await
+    }
+
+    /// Let a host take new work again.
+    pub async fn node_undrain(&self, name: &str, request: &Change) -> Result<Changed, ApiError> {
+        self.post(&format!("/v1/nodes/{}/undrain", segment(name)), request)
+            .await
+    }
+
+    /// Whether a host may go away for a while now.
+    pub async fn node_reboot_check(&self, name: &str) -> Result<RebootCheck, ApiError> {
+        self.get(&format!("/v1/nodes/{}/reboot-check", segment(name)))
+            .await
+    }
+
+    /// Change what replication may take of a host.
+    pub async fn node_limits(&self, name: &str, request: &SetNodeLimits) -> Result<Changed, ApiError> {
+        self.post(&format!("/v1/nodes/{}/limits", segment(name)), request)
+            .await
+    }
+
     /// Stop something at replicas, or let it go on.
     pub async fn volume_switch(&self, name: &str, request: &SwitchVolume) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/switch"), request).await
@@ -243,6 +267,21 @@ impl Client {
     /// Positions of the log on every replica.
     pub async fn volume_log(&self, name: &str) -> Result<VolumeLog, ApiError> {
         self.get(&volume_path(name, "/log")).await
+    }
+
+    /// Let logs go over to other files.
+    pub async fn volume_log_rotate(&self, name: &str, request: &OnNodes) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/log-rotate"), request).await
+    }
+
+    /// Give back what nobody needs of logs.
+    pub async fn volume_log_trim(&self, name: &str, request: &OnNodes) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/log-trim"), request).await
+    }
+
+    /// Remove histories that were put aside.
+    pub async fn volume_drop_kept(&self, name: &str, request: &DropKept) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/drop-kept"), request).await
     }
 
     /// Move a replica, and the primary role with it if it has it.

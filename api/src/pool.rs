@@ -16,15 +16,15 @@ pub use job::{
     DifferenceRow, Job, JobKind, JobList, JobState, Migrate, Verdict, VerifiedReplica, VerifyReport,
 };
 pub use node::{
-    IssueToken, JoinAnswer, JoinPool, JoinRequest, Node, NodeList, NodeState, PoolInfo, PoolInit, RemoveNode,
-    Token,
+    DrainNode, IssueToken, JoinAnswer, JoinPool, JoinRequest, Node, NodeList, NodeState, PoolInfo, PoolInit,
+    RebootCheck, RemoveNode, Token,
 };
 pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
-    Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, LogRoom, LogRow, MakePrimary,
-    OnNode, ReplicaRow, ResolveSplitBrain, SetLimits, SetSource, SetVolume, SplitBrain, SplitPair, SplitSide,
-    SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
+    Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, DropKept, KeptHistory, LogRoom,
+    LogRow, MakePrimary, OnNode, OnNodes, ReplicaRow, ResolveSplitBrain, SetLimits, SetNodeLimits, SetSource,
+    SetVolume, SplitBrain, SplitPair, SplitSide, SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
 };
 
 use serde::{Deserialize, Serialize};

@@ -83,7 +83,7 @@ pub enum Command {
     /// Volumes: replicated block devices
     #[command(subcommand)]
     Volume(VolumeCommand),
-    /// Limits: how much of the network a volume takes
+    /// Limits: what replication takes of the network and of hosts
     #[command(subcommand)]
     Limit(LimitCommand),
     #[command(name = "migrate")]

@@ -244,7 +244,11 @@ async fn end(job: &Job, context: &Context) -> Result<Ending, ApiError> {
     if let Some(error) = problem {
         return Err(error);
     }
-    if !job.message.is_empty() && job.kind == JobKind::Resolve {
+    let tells = matches!(
+        job.kind,
+        JobKind::Resolve | JobKind::LogRotate | JobKind::LogTrim | JobKind::DropKept
+    );
+    if !job.message.is_empty() && tells {
         say(&job.message, output);
     }
     if let Some(next) = next(job) {
@@ -265,6 +269,9 @@ fn problem(job: &Job) -> Option<ApiError> {
         (JobState::Cancelled, None) => {
             let what = match job.kind {
                 JobKind::Verify => "what it had found stays known",
+                JobKind::Drain | JobKind::LogRotate | JobKind::LogTrim | JobKind::DropKept => {
+                    "what it had done stays done"
+                }
                 _ => "what it had done is undone",
             };
             let message = format!("job {} was cancelled; {what}", job.id);
@@ -311,6 +318,10 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         ),
         JobKind::FakeSync => format!("the replica of {volume} on {} counts as whole", node(&job.to)),
         JobKind::Replicas => format!("{volume} has as many replicas as wanted, all whole"),
+        JobKind::Drain => format!("{} is drained", node(&job.from)),
+        JobKind::LogRotate => format!("the log of {volume} goes on in other files"),
+        JobKind::LogTrim => format!("the log of {volume} holds nothing that nobody needs"),
+        JobKind::DropKept => format!("what was kept of former histories of {volume} is gone"),
         JobKind::TakeOver => format!("{} took over {volume}", node(&job.to)),
         JobKind::Secondary => format!("{} is no longer primary of {volume}, nobody is", node(&job.from)),
     };
@@ -349,7 +360,12 @@ fn next(job: &Job) -> Option<String> {
         | JobKind::Resolve
         | JobKind::Replicas => Some(format!("poolctl volume show {}", job.volume)),
         JobKind::Secondary => Some(format!("poolctl volume primary {} NODE", job.volume)),
-        JobKind::Delete | JobKind::Leave | JobKind::Verify => None,
+        JobKind::Drain => Some(format!(
+            "poolctl node reboot-check {}",
+            job.from.as_deref().unwrap_or("NODE")
+        )),
+        JobKind::LogRotate => Some(format!("poolctl volume log trim {}", job.volume)),
+        JobKind::Delete | JobKind::Leave | JobKind::Verify | JobKind::LogTrim | JobKind::DropKept => None,
     }
 }
 
@@ -394,8 +410,9 @@ fn table(jobs: &[Job]) -> Grid {
 }
 
 fn show(job: &Job, output: Output) -> Result<(), ApiError> {
-    let title = format!("job {}: {} {}", job.id, job.kind.word(), job.volume);
+    let title = format!("job {}: {}", job.id, progress::title(job));
     let way = match (&job.from, &job.to) {
+        _ if job.volume.is_empty() => String::new(),
         (Some(from), Some(to)) => format!(" from {from} to {to}"),
         (Some(from), None) => format!(" from {from}"),
         (None, Some(to)) => format!(" to {to}"),

@@ -1,9 +1,9 @@
-//! `poolctl limit`: how much may a volume take?
+//! `poolctl limit`: how much may a volume or a host take?
 
 use api::ApiError;
-use api::pool::SetLimits;
+use api::pool::{Node, SetLimits, SetNodeLimits, Volume};
 use clap::{Args, Subcommand};
-use model::{VolumeName, parse_size};
+use model::{NodeId, VolumeName, parse_size};
 
 use crate::cli::Change;
 use crate::error::Ending;
@@ -18,28 +18,47 @@ pub enum LimitCommand {
     Show(ShowArgs),
 }
 
-/// Limit how much of the network a volume takes, while it is in use
+/// Limit what replication takes of the network and of a host, while everything is in use
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   poolctl limit set web --sync-rate 100MiB --ship-rate none
+  poolctl limit set --node b --parallel-syncs 2 --prefer db,web
+  poolctl limit set --node b --peer c --rate 20MiB
 
-Rates are bytes each second, of all replicas of the volume together. They hold over restarts and changes of the primary.
+Of a volume: bytes each second of all its replicas together. Of a host: what it sends to all others, or to one, and how many
+of its replicas are filled at one time; the others wait for their turn. All of it holds over restarts.
 
 Next: poolctl limit show")]
 pub struct SetArgs {
     /// The volume
-    name: VolumeName,
+    #[arg(required_unless_present = "node", conflicts_with = "node")]
+    name: Option<VolumeName>,
     /// For log sent to replicas; `none` for no limit
-    #[arg(long, value_name = "SIZE", value_parser = parse_rate, required_unless_present = "sync_rate")]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate, requires = "name")]
     ship_rate: Option<u64>,
     /// For contents sent in full syncs and repairs; `none` for no limit
-    #[arg(long, value_name = "SIZE", value_parser = parse_rate)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate, requires = "name")]
     sync_rate: Option<u64>,
+    /// Instead of a volume: this host
+    #[arg(long)]
+    node: Option<NodeId>,
+    /// For everything that replication sends from the host; `none` for no limit
+    #[arg(long, value_name = "SIZE", value_parser = parse_rate, requires = "node")]
+    rate: Option<u64>,
+    /// Only for what the host sends to this one
+    #[arg(long, value_name = "NODE", requires = "rate")]
+    peer: Option<NodeId>,
+    /// How many replicas on the host are filled at one time; `none` for all
+    #[arg(long, value_name = "N", value_parser = parse_count, requires = "node")]
+    parallel_syncs: Option<u32>,
+    /// Volumes whose replicas on the host are filled first, in order; `none` for none
+    #[arg(long, value_name = "VOLUMES", value_delimiter = ',', requires = "node")]
+    prefer: Option<Vec<String>>,
     #[command(flatten)]
     change: Change,
 }
 
-/// Show the limits of all volumes, or of one
+/// Show all limits, or those of one volume
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   poolctl limit show
@@ -62,44 +81,111 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads `3` or `none`, which is 0.
+fn parse_count(text: &str) -> Result<u32, String> {
+    match (text, text.parse::<u32>()) {
+        ("none", _) => Ok(0),
+        (_, Ok(count)) if count > 0 => Ok(count),
+        _ => Err("write a number from 1 on, or `none` for no limit".to_owned()),
+    }
+}
+
 /// Answers `poolctl limit …`.
 pub async fn run(command: LimitCommand, context: &Context) -> Result<Ending, ApiError> {
-    let output = context.output;
     match command {
-        LimitCommand::Set(args) => {
+        LimitCommand::Set(args) => set(args, context).await?,
+        LimitCommand::Show(args) => show(args, context).await?,
+    }
+    Ok(Ending::Done)
+}
+
+async fn set(args: SetArgs, context: &Context) -> Result<(), ApiError> {
+    let dry_run = args.change.dry_run;
+    let changed = match (&args.name, &args.node) {
+        (Some(name), _) => {
             let request = SetLimits {
                 ship_bytes_per_second: args.ship_rate,
                 sync_bytes_per_second: args.sync_rate,
-                dry_run: args.change.dry_run,
+                dry_run,
             };
-            let changed = context.client.volume_limits(args.name.as_str(), &request).await?;
-            job::show_change(&changed, output)?;
-        }
-        LimitCommand::Show(args) => {
-            let volumes = match args.name {
-                Some(name) => vec![context.client.volume(name.as_str()).await?],
-                None => context.client.volumes().await?.volumes,
-            };
-            if output.is_json() {
-                let limits: Vec<serde_json::Value> = volumes
-                    .iter()
-                    .map(|volume| serde_json::json!({ "volume": volume.name, "limits": volume.limits }))
-                    .collect();
-                output.object(&serde_json::json!({ "volumes": limits }))?;
-            } else {
-                let mut grid = Grid::new(&["VOLUME", "SHIP RATE", "SYNC RATE"]);
-                for volume in &volumes {
-                    grid.row(vec![
-                        Field::text(&volume.name),
-                        Field::number(rate(volume.limits.ship_bytes_per_second)),
-                        Field::number(rate(volume.limits.sync_bytes_per_second)),
-                    ]);
-                }
-                output.table(grid)?;
+            if args.ship_rate.is_none() && args.sync_rate.is_none() {
+                return Err(ApiError::usage("nothing is to be set")
+                    .hint("give --ship-rate or --sync-rate")
+                    .object(format!("volume {name}")));
             }
+            context.client.volume_limits(name.as_str(), &request).await?
         }
+        (None, Some(node)) => {
+            let mut prefer = args.prefer;
+            if let Some(names) = prefer.as_mut().filter(|names| *names == &["none"]) {
+                names.clear();
+            }
+            if prefer.is_none() && args.rate.is_none() && args.parallel_syncs.is_none() {
+                return Err(ApiError::usage("nothing is to be set")
+                    .hint("give --rate, --parallel-syncs or --prefer")
+                    .object(format!("node {node}")));
+            }
+            let request = SetNodeLimits {
+                parallel_syncs: args.parallel_syncs,
+                prefer,
+                bytes_per_second: args.rate,
+                peer: args.peer.map(|peer| peer.to_string()),
+                dry_run,
+            };
+            context.client.node_limits(node.as_str(), &request).await?
+        }
+        (None, None) => return Err(ApiError::usage("name a volume, or a host with --node")),
+    };
+    job::show_change(&changed, context.output)
+}
+
+async fn show(args: ShowArgs, context: &Context) -> Result<(), ApiError> {
+    let output = context.output;
+    let (volumes, nodes) = match args.name {
+        Some(name) => (vec![context.client.volume(name.as_str()).await?], Vec::new()),
+        None => (
+            context.client.volumes().await?.volumes,
+            context.client.nodes().await?.nodes,
+        ),
+    };
+    if output.is_json() {
+        let of_volume =
+            |volume: &Volume| serde_json::json!({ "volume": volume.name, "limits": volume.limits });
+        let of_node = |node: &Node| serde_json::json!({ "node": node.name, "limits": node.limits });
+        let volumes: Vec<_> = volumes.iter().map(of_volume).collect();
+        let nodes: Vec<_> = nodes.iter().map(of_node).collect();
+        return output.object(&serde_json::json!({ "volumes": volumes, "nodes": nodes }));
     }
-    Ok(Ending::Done)
+    let mut grid = Grid::new(&["VOLUME", "SHIP RATE", "SYNC RATE"]);
+    for volume in &volumes {
+        grid.row(vec![
+            Field::text(&volume.name),
+            Field::number(rate(volume.limits.ship_bytes_per_second)),
+            Field::number(rate(volume.limits.sync_bytes_per_second)),
+        ]);
+    }
+    output.table(grid)?;
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let mut grid = Grid::new(&["NODE", "SENDS", "TO", "SYNCS AT A TIME", "FIRST"]);
+    for node in &nodes {
+        let limits = &node.limits;
+        let peers = limits.peer_bytes_per_second.iter();
+        let peers: Vec<String> = peers
+            .map(|(peer, max)| format!("{peer} {}", rate(Some(*max))))
+            .collect();
+        let syncs = limits.parallel_syncs;
+        grid.row(vec![
+            Field::text(&node.name),
+            Field::number(rate(limits.send_bytes_per_second)),
+            Field::text(peers.join(", ")),
+            Field::number(syncs.map_or("all".to_owned(), |syncs| syncs.to_string())),
+            Field::text(limits.prefer.join(", ")),
+        ]);
+    }
+    output.line("")?;
+    output.table(grid)
 }
 
 fn rate(limit: Option<u64>) -> String {

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use api::ApiError;
-use api::pool::{IssueToken, JoinPool, Node, NodeState, RemoveNode, Vg};
+use api::pool::{DrainNode, IssueToken, JoinPool, Node, NodeState, RebootCheck, RemoveNode, Vg};
+use api::{ApiError, ErrorKind};
 use clap::{Args, Subcommand};
 use model::NodeId;
 
-use crate::cli::{Change, parse_time};
+use crate::cli::{Change, Waiting, parse_time};
 use crate::error::{Ending, say};
 use crate::job;
 use crate::output::{self, Field, Grid, Output};
@@ -21,6 +21,9 @@ pub enum NodeCommand {
     List(ListArgs),
     Show(ShowArgs),
     Remove(RemoveArgs),
+    Drain(DrainArgs),
+    Undrain(UndrainArgs),
+    RebootCheck(RebootCheckArgs),
 }
 
 /// Make a token with which one more host may join, once
@@ -86,6 +89,54 @@ pub struct RemoveArgs {
     change: Change,
 }
 
+/// Free a host: primaries are handed over, and nothing new is placed on it
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl node drain c
+  poolctl node drain c --evacuate --dry-run
+
+Guests go on: their doors stay where they are and follow the primary. With --evacuate replicas move to other hosts too. Refused
+where nobody can take something, with every host and its reason.
+
+Next: poolctl node reboot-check c")]
+pub struct DrainArgs {
+    /// The host
+    name: NodeId,
+    /// Move its replicas to other hosts too
+    #[arg(long)]
+    evacuate: bool,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Let a drained host take replicas again; nothing is moved back by itself
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl node undrain c
+
+Next: poolctl status")]
+pub struct UndrainArgs {
+    /// The host
+    name: NodeId,
+    #[command(flatten)]
+    change: Change,
+}
+
+/// May this host be rebooted now? Exit 0 if so, 4 if not, with the reasons
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl node reboot-check c && ssh c reboot
+
+It asks whether a guest would notice, and whether something would be lost if nothing else fails meanwhile.
+
+Next, if not: poolctl node drain c")]
+pub struct RebootCheckArgs {
+    /// The host
+    name: NodeId,
+}
+
 /// Answers `poolctl node …`.
 pub async fn run(command: NodeCommand, context: &Context) -> Result<Ending, ApiError> {
     let output = context.output;
@@ -126,8 +177,49 @@ pub async fn run(command: NodeCommand, context: &Context) -> Result<Ending, ApiE
             let changed = context.client.node_remove(args.name.as_str(), &request).await?;
             job::show_change(&changed, output)?;
         }
+        NodeCommand::Drain(args) => {
+            let request = DrainNode {
+                evacuate: args.evacuate,
+                dry_run: args.change.dry_run,
+            };
+            let changed = context.client.node_drain(args.name.as_str(), &request).await?;
+            return job::finish(changed, args.waiting, context).await;
+        }
+        NodeCommand::Undrain(args) => {
+            let request = api::pool::Change {
+                dry_run: args.change.dry_run,
+            };
+            let changed = context.client.node_undrain(args.name.as_str(), &request).await?;
+            job::show_change(&changed, output)?;
+        }
+        NodeCommand::RebootCheck(args) => {
+            let check = context.client.node_reboot_check(args.name.as_str()).await?;
+            return reboot_check(&check, output);
+        }
     }
     Ok(Ending::Done)
+}
+
+fn reboot_check(check: &RebootCheck, output: Output) -> Result<Ending, ApiError> {
+    if output.is_json() {
+        output.object(check)?;
+    } else {
+        let may = if check.may_reboot { "may" } else { "may not" };
+        output.line(&format!(
+            "{} {may} be rebooted now ({})",
+            check.node, check.checked
+        ))?;
+        for reason in &check.reasons {
+            output.line(&format!("  {reason}"))?;
+        }
+        for note in &check.notes {
+            output.line(&format!("  note: {note}"))?;
+        }
+    }
+    Ok(match check.may_reboot {
+        true => Ending::Done,
+        false => Ending::But(ErrorKind::Refused),
+    })
 }
 
 async fn token(args: TokenArgs, context: &Context) -> Result<(), ApiError> {
@@ -180,10 +272,20 @@ pub fn table(nodes: &[Node]) -> Grid {
             Field::number(node.primaries),
             Field::text(marsd(node)),
             Field::text(&node.address),
-            Field::text(if node.catalog { "catalog" } else { "" }),
+            Field::text(remarks(node)),
         ]);
     }
     grid
+}
+
+fn remarks(node: &Node) -> String {
+    let words = [(node.catalog, "catalog"), (node.drained, "drained")];
+    let words: Vec<&str> = words
+        .iter()
+        .filter(|(is, _)| *is)
+        .map(|(_, word)| *word)
+        .collect();
+    words.join(", ")
 }
 
 fn marsd(node: &Node) -> &str {

@@ -24,6 +24,15 @@ pub fn phase(job: &Job) -> String {
     }
 }
 
+/// What a job does, and to what: `migrate web`, `drain c`.
+pub fn title(job: &Job) -> String {
+    let object = match (&job.from, job.volume.is_empty()) {
+        (Some(node), true) => node,
+        _ => &job.volume,
+    };
+    format!("{} {object}", job.kind.word())
+}
+
 /// Phase and percent, for a column.
 pub fn brief(job: &Job) -> String {
     if MEASURED.contains(&job.phase.as_str()) {
@@ -91,15 +100,14 @@ impl Progress {
             Form::Bar(bar) => {
                 let bar = bar.get_or_insert_with(|| {
                     let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
-                    bar.with_style(style())
-                        .with_prefix(format!("{} {}", job.kind.word(), job.volume))
+                    bar.with_style(style()).with_prefix(title(job))
                 });
                 bar.set_message(with_figures(job));
                 bar.set_position((job.percent.clamp(0.0, 100.0) * 10.0) as u64);
                 bar.tick();
             }
             Form::Lines { last, phase, at } => {
-                let line = format!("{} {}: {}", job.kind.word(), job.volume, with_figures(job));
+                let line = format!("{}: {}", title(job), with_figures(job));
                 if *phase != job.phase || (at.elapsed() >= LINE_INTERVAL && *last != line) {
                     // Nobody to talk to is no reason to stop waiting for the job.
                     let _ = writeln!(std::io::stderr(), "{line}");

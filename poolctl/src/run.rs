@@ -60,12 +60,15 @@ async fn run(cli: Cli, output: Output) -> Result<Ending, ApiError> {
     }
 }
 
-/// Called as `pool-migrate`, the program is `poolctl migrate`.
+/// Called as `pool-migrate`, the program is `poolctl migrate`; as `mars-status`, `poolctl status`.
 fn with_noun_of_program_name(mut args: Vec<OsString>) -> Vec<OsString> {
     let called = args.first().and_then(|path| Path::new(path).file_name());
-    if called.is_some_and(|name| name == "pool-migrate") {
-        args.splice(0..1, ["poolctl".into(), "migrate".into()]);
-    }
+    let noun = match called.and_then(|name| name.to_str()) {
+        Some("pool-migrate") => "migrate",
+        Some("mars-status") => "status",
+        _ => return args,
+    };
+    args.splice(0..1, ["poolctl".into(), noun.into()]);
     args
 }
 
@@ -109,6 +112,7 @@ mod tests {
             &["/usr/bin/pool-migrate", "web", "--to", "c"],
             &["poolctl", "migrate", "web", "--to", "c"],
         );
+        check(&["mars-status", "--json"], &["poolctl", "status", "--json"]);
         check(&["poolctl", "status"], &["poolctl", "status"]);
         check(&[], &[]);
     }

@@ -178,6 +178,14 @@ fn verdict(status: &Status, output: Output) -> String {
         .iter()
         .map(|problem| format!("{} {problem}", output.warning("!")))
         .collect();
+    let kept: u64 = status.volumes.iter().map(|volume| volume.kept_histories).sum();
+    if let Some(first) = status.volumes.iter().find(|volume| volume.kept_histories > 0) {
+        lines.push(format!(
+            "{} of former split brains kept, the first of volume {}: poolctl volume split-brain show {1}",
+            output::count(kept as usize, "log"),
+            first.name
+        ));
+    }
     let late = |volume: &&Volume| mood(&volume.state) == Mood::Busy;
     if let (true, Some(volume)) = (lines.is_empty(), status.volumes.iter().find(late)) {
         lines.push(format!("volume {} is {}", volume.name, volume.state));

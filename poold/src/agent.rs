@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use api::control::HostStatus;
+use api::control::{HostLimits, HostStatus};
 use api::pool::agent::{Action, Report, Step, StepOutcome, StepResult, Steps, VgRef, VgReport};
 use api::{ApiError, Client, Repeats};
 use tokio::sync::{Notify, watch};
@@ -81,6 +81,7 @@ pub struct Agent {
     vgs: Mutex<Vec<VgRef>>,
     /// The same; `None` until steps have come.
     revoked: Mutex<Option<Vec<String>>>,
+    limits: Mutex<Option<HostLimits>>,
     /// Not yet reported.
     results: Mutex<Vec<StepResult>>,
     /// What came of orders, by job: none is carried out twice because its report was late.
@@ -124,6 +125,7 @@ impl Agent {
             uplink,
             vgs: Mutex::default(),
             revoked: Mutex::default(),
+            limits: Mutex::default(),
             results: Mutex::default(),
             ordered: Mutex::default(),
             failures: Repeats::default(),
@@ -158,6 +160,7 @@ impl Agent {
                     after = steps.revision;
                     lock(&self.vgs).clone_from(&steps.vgs);
                     *lock(&self.revoked) = Some(steps.revoked.clone());
+                    *lock(&self.limits) = Some(steps.limits.clone());
                     self.nudge.notify_one();
                     sender.send_replace(Some(steps));
                 }
@@ -213,6 +216,10 @@ impl Agent {
                 let revoked = lock(&self.revoked).clone();
                 if let Some(revoked) = revoked.filter(|revoked| *revoked != status.revoked) {
                     self.marsd.revoked(revoked).await?;
+                }
+                let limits = lock(&self.limits).clone();
+                if let Some(limits) = limits.filter(|limits| *limits != status.limits) {
+                    self.marsd.limits(limits).await?;
                 }
                 Ok(status)
             }

@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use api::pool::JobKind;
 use api::{ApiError, ErrorKind};
 
 use records::{
@@ -194,14 +193,14 @@ impl Records {
         job.is_some_and(|job| !job.state.ended())
     }
 
-    /// The job at work on a volume; a comparison, which changes nothing and gives way, only where there is no other.
+    /// The job at work on a volume; one that stands beside others only where there is no other.
     pub fn job_at(&self, volume_id: &str) -> Option<&JobRecord> {
         let mut jobs = self
             .jobs
             .iter()
             .filter(|job| job.volume == volume_id && !job.state.ended());
         let first = jobs.clone().next();
-        jobs.find(|job| job.kind != JobKind::Verify).or(first)
+        jobs.find(|job| !job.kind.stands_beside()).or(first)
     }
 }
 
@@ -274,10 +273,7 @@ impl Tx {
         job.number = pool.newest_job;
         self.put(pool)?;
         let number = job.number;
-        self.event(
-            format!("volume {}", job.volume_name),
-            format!("job {number} ({}) begins", job.kind.word()),
-        )?;
+        self.event(job.object(), format!("job {number} ({}) begins", job.kind.word()))?;
         self.put(job)?;
         let ended = self.records.jobs.iter().filter(|job| job.state.ended());
         let surplus = ended.clone().count().saturating_sub(JOBS_MAX);

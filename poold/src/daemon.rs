@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use anyhow::Context;
+use api::control::HostLimits;
 use api::pool::{Changed, JoinPool, JoinRequest, PoolInfo, PoolInit, Status};
 use api::{ApiError, Client, ErrorKind};
 use tokio::net::TcpListener;
@@ -264,6 +265,8 @@ impl Daemon {
             peer_address: self.config.marsd_peer.clone(),
             serial,
             joined,
+            limits: HostLimits::default(),
+            drained: false,
         }
     }
 
@@ -431,7 +434,11 @@ impl Daemon {
         let Some(before) = catalog.records().nodes.get(&self.config.node).cloned() else {
             return Err(ApiError::failed("the catalog does not know its own node"));
         };
-        let own = self.own_record(before.joined.clone(), before.serial.clone());
+        let own = NodeRecord {
+            address: self.address(),
+            peer_address: self.config.marsd_peer.clone(),
+            ..before.clone()
+        };
         if own == before {
             Ok(())
         } else {

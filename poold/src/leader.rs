@@ -4,9 +4,13 @@
 //! are decided in one place.
 
 pub mod doors;
+pub mod drain;
+pub mod errands;
 pub mod jobs;
+pub mod limits;
 pub mod nodes;
 pub mod orders;
+pub mod reboot;
 pub mod reconcile;
 pub mod roles;
 pub mod settings;
@@ -16,6 +20,7 @@ pub mod verify;
 pub mod vgs;
 pub mod view;
 pub mod volumes;
+pub mod watching;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -3,13 +3,13 @@
 use std::collections::BTreeMap;
 
 use api::ApiError;
-use api::control::{HostStatus, ReplicaStatus, VolumeStatus};
+use api::control::{HostLimits, HostStatus, ReplicaStatus, VolumeStatus};
 use api::pool::{DoorKind, DoorRow, Node, NodeState, PoolState, ReplicaRow, Status, Volume};
 use model::ReplicaState;
 
 use crate::clock;
 use crate::inventory::{SEVERITY, replica_state, severity};
-use crate::leader::settings::mode_word;
+use crate::leader::settings::{compression_word, mode_word};
 use crate::leader::view::log_room;
 
 /// Who asks, and where it is.
@@ -52,6 +52,7 @@ pub fn status(own: &Own, marsd: Result<HostStatus, ApiError>, why: &ApiError) ->
     }
     let is_primary = |volume: &&Volume| volume.primary.as_deref() == Some(&own.node);
     let has_replica = |volume: &&Volume| volume.replicas.iter().any(|row| row.node == own.node);
+    let limits = known.as_ref().map(limits).unwrap_or_default();
     let node = Node {
         name: own.node.clone(),
         state,
@@ -66,8 +67,10 @@ pub fn status(own: &Own, marsd: Result<HostStatus, ApiError>, why: &ApiError) ->
         replicas: volumes.iter().filter(has_replica).count() as u64,
         primaries: volumes.iter().filter(is_primary).count() as u64,
         poold_version: Some(env!("CARGO_PKG_VERSION").to_owned()),
-        marsd_version: known.map(|status| status.program_version),
+        marsd_version: known.as_ref().map(|status| status.program_version.clone()),
         joined: String::new(),
+        limits,
+        drained: false,
     };
     Status {
         pool: own.pool.clone(),
@@ -77,6 +80,18 @@ pub fn status(own: &Own, marsd: Result<HostStatus, ApiError>, why: &ApiError) ->
         nodes: vec![node],
         volumes,
         jobs: Vec::new(),
+    }
+}
+
+/// What replication may take of this host, with names of volumes as far as they are known here.
+fn limits(status: &HostStatus) -> HostLimits {
+    let name = |id: &String| {
+        let known = status.volumes.iter().find(|known| known.volume == *id);
+        known.map(|known| known.name.clone())
+    };
+    HostLimits {
+        prefer: status.limits.prefer.iter().filter_map(name).collect(),
+        ..status.limits.clone()
     }
 }
 
@@ -104,6 +119,7 @@ fn volume(own: &Own, known: &VolumeStatus) -> Volume {
         mode: mode_word(&settings.mode).to_owned(),
         settings,
         limits: here.map(|replica| replica.limits).unwrap_or_default(),
+        compression: compression_word(here.is_some_and(|replica| replica.compressed)).to_owned(),
         short_seconds: here.and_then(|replica| replica.short_seconds),
         late_seconds: here.and_then(|replica| replica.late_seconds),
         room: here
@@ -118,6 +134,8 @@ fn volume(own: &Own, known: &VolumeStatus) -> Volume {
         doors: doors(own, known),
         last_verified: None,
         differing_bytes: BTreeMap::new(),
+        kept_histories: 0,
+        kept_bytes: 0,
         job: None,
     }
 }

@@ -9,7 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::VgKind;
 use crate::ApiError;
-use crate::control::{BirthKind, DoorSpec, HostStatus, Member, SwitchWord, VolumeLimits, VolumeSettings};
+use crate::control::{
+    BirthKind, DoorSpec, HostLimits, HostStatus, Member, SwitchWord, VolumeLimits, VolumeSettings,
+};
 
 /// All that an agent has to do now.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +24,8 @@ pub struct Steps {
     pub vgs: Vec<VgRef>,
     /// Serial numbers of certificates that count no more, in order.
     pub revoked: Vec<String>,
+    /// What replication may take of this node.
+    pub limits: HostLimits,
 }
 
 /// A volume group of the agent's node.
@@ -120,6 +124,11 @@ pub enum Action {
         /// All of them.
         limits: VolumeLimits,
     },
+    /// Compress the log, or not; of the primary.
+    Compression {
+        /// Whether.
+        compressed: bool,
+    },
     /// Stop something at the replica, or let it go on.
     Switch {
         /// What.
@@ -167,6 +176,15 @@ pub enum Order {
         repair: bool,
         /// Bytes to compare in a second at most.
         bytes_per_second_max: Option<u64>,
+    },
+    /// Let the log go over to another file.
+    LogRotate,
+    /// Give back what nobody needs of the log.
+    LogTrim,
+    /// Remove histories that were put aside.
+    DropKept {
+        /// Only this one.
+        history: Option<String>,
     },
 }
 

@@ -49,9 +49,25 @@ pub enum JobKind {
     FakeSync,
     /// Phase `sync`: as many replicas as wanted are whole, and no others are left.
     Replicas,
+    /// Phase `drain`: primary roles leave a host, and with `--evacuate` replicas too, by jobs of their own.
+    Drain,
+    /// Phase `order`, for each replica: its log goes over to another file.
+    LogRotate,
+    /// Phase `order`, for each replica: what nobody needs of its log is given back.
+    LogTrim,
+    /// Phase `order`, for each host that keeps some: histories that were put aside are removed.
+    DropKept,
 }
 
 impl JobKind {
+    /// Whether it changes nothing that another job on the same volume relies on: neither waits for the other.
+    pub const fn stands_beside(self) -> bool {
+        matches!(
+            self,
+            JobKind::Verify | JobKind::LogRotate | JobKind::LogTrim | JobKind::DropKept
+        )
+    }
+
     /// The word in JSON.
     pub const fn word(self) -> &'static str {
         match self {
@@ -68,6 +84,10 @@ impl JobKind {
             JobKind::Resolve => "resolve",
             JobKind::FakeSync => "fake-sync",
             JobKind::Replicas => "replicas",
+            JobKind::Drain => "drain",
+            JobKind::LogRotate => "log-rotate",
+            JobKind::LogTrim => "log-trim",
+            JobKind::DropKept => "drop-kept",
         }
     }
 }
@@ -109,14 +129,14 @@ impl JobState {
     }
 }
 
-/// Long work on a volume.
+/// Long work on a volume, or on a host.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Job {
     /// Its name, as `job show` takes it.
     pub id: String,
     /// What it does.
     pub kind: JobKind,
-    /// The volume.
+    /// The volume; empty for work on a host, which is `from` then.
     pub volume: String,
     /// Where it is in its life.
     pub state: JobState,

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::control::HostLimits;
+
 /// `pool init`: makes the pool on the host whose daemon is asked.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PoolInit {
@@ -140,6 +142,36 @@ pub struct Node {
     pub marsd_version: Option<String>,
     /// When it joined (RFC 3339).
     pub joined: String,
+    /// What replication may take of it, with names of volumes; as wished.
+    pub limits: HostLimits,
+    /// Whether it is drained: nothing new is placed on it.
+    pub drained: bool,
+}
+
+/// `node drain`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DrainNode {
+    /// Whether replicas leave it too.
+    #[serde(default)]
+    pub evacuate: bool,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `node reboot-check`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RebootCheck {
+    /// The host.
+    pub node: String,
+    /// Whether it may go away for a while now: no guest would notice, and nothing would be lost.
+    pub may_reboot: bool,
+    /// Why not.
+    pub reasons: Vec<String>,
+    /// What will be so while it is away, and harms nobody.
+    pub notes: Vec<String>,
+    /// When this was found (RFC 3339).
+    pub checked: String,
 }
 
 /// `node list`.

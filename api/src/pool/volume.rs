@@ -78,6 +78,29 @@ pub struct SetVolume {
     /// How many replicas, 1 to 8; the planner chooses where.
     #[serde(default)]
     pub replicas: Option<u32>,
+    /// Whether the log is compressed: `lz4` or `none`.
+    #[serde(default)]
+    pub compression: Option<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `limit set` of a host: what is absent stays as it is, 0 is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetNodeLimits {
+    /// Full syncs of replicas there that go on at one time.
+    #[serde(default)]
+    pub parallel_syncs: Option<u32>,
+    /// Names of volumes whose full sync goes first, in order; an empty list: none does.
+    #[serde(default)]
+    pub prefer: Option<Vec<String>>,
+    /// Bytes that replication sends from there.
+    #[serde(default)]
+    pub bytes_per_second: Option<u64>,
+    /// Only what it sends to this host.
+    #[serde(default)]
+    pub peer: Option<String>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -225,6 +248,8 @@ pub struct Volume {
     pub settings: VolumeSettings,
     /// How much of the network it may take; as wished.
     pub limits: VolumeLimits,
+    /// Whether its log is compressed: `lz4` or `none`; as wished.
+    pub compression: String,
     /// Since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait; `null` when enough do.
     pub short_seconds: Option<f64>,
     /// Since when the replicas are further behind than allowed; `null` when they are not.
@@ -248,6 +273,10 @@ pub struct Volume {
     pub last_verified: Option<String>,
     /// Replicas that the last comparison left different, with the length of what differs.
     pub differing_bytes: BTreeMap<String, u64>,
+    /// Histories of former split brains that hosts keep: `volume split-brain show` lists them.
+    pub kept_histories: u64,
+    /// What they take.
+    pub kept_bytes: u64,
     /// The job at work on it.
     pub job: Option<String>,
 }
@@ -387,6 +416,52 @@ pub struct LogRow {
     pub chain_digest: String,
 }
 
+/// `volume log rotate|trim`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct OnNodes {
+    /// Only there; on every host with a replica when absent.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// `volume split-brain drop`. Returns a job.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct DropKept {
+    /// Only this history; all of the volume's when absent.
+    #[serde(default)]
+    pub history: Option<String>,
+    /// Only those on this host.
+    #[serde(default)]
+    pub node: Option<String>,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// A history that was put aside when its replica began anew.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct KeptHistory {
+    /// The host that keeps it.
+    pub node: String,
+    /// Its name, as `split-brain drop` takes it.
+    pub history: String,
+    /// The directory there.
+    pub path: String,
+    /// What it takes.
+    pub bytes: u64,
+    /// When it was put aside (RFC 3339).
+    pub kept: String,
+    /// The host whose history it had parted from; `null` when nobody knows.
+    pub parted_from: Option<String>,
+    /// The last position that both had.
+    pub at: Option<u64>,
+    /// What it has behind that.
+    pub here: Option<SplitSide>,
+}
+
 /// `volume split-brain show`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SplitBrain {
@@ -398,6 +473,8 @@ pub struct SplitBrain {
     pub primary: Option<String>,
     /// Each pair of replicas that see it, from the one's point of view.
     pub pairs: Vec<SplitPair>,
+    /// Histories of former losers that hosts keep until somebody drops them.
+    pub kept: Vec<KeptHistory>,
 }
 
 /// Two replicas whose histories have parted.

@@ -16,6 +16,7 @@ use crate::run::Context;
 #[command(after_help = "Example:
   poolctl volume set web --mode near-sync --wait-for 100ms --max-lag 5s
   poolctl volume set web --replicas 3
+  poolctl volume set web --compression lz4
 
 async: a flush is answered once it is durable at the primary. near-sync: it waits for replicas too, for a while; then it
 goes on without them, loudly, until they keep up again. sync: it waits however long that takes.
@@ -42,6 +43,9 @@ pub struct SetArgs {
     /// How many replicas; the planner chooses where one more goes and which one leaves, never the primary
     #[arg(long, value_name = "K")]
     replicas: Option<u32>,
+    /// Whether the log, and so what goes over the network, is compressed
+    #[arg(long, value_enum)]
+    compression: Option<Compression>,
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
@@ -66,6 +70,24 @@ impl ModeWord {
             ModeWord::Async => "async",
             ModeWord::NearSync => "near-sync",
             ModeWord::Sync => "sync",
+        }
+    }
+}
+
+/// Compressions as they are typed.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Compression {
+    /// Fast, on whatever gets shorter by it
+    Lz4,
+    /// Not at all
+    None,
+}
+
+impl Compression {
+    fn word(self) -> &'static str {
+        match self {
+            Compression::Lz4 => "lz4",
+            Compression::None => "none",
         }
     }
 }
@@ -229,6 +251,7 @@ pub async fn set(args: SetArgs, context: &Context) -> Result<Ending, ApiError> {
         lag_bytes_max,
         throttle: args.throttle.map(|throttle| matches!(throttle, OnOff::On)),
         replicas: args.replicas,
+        compression: args.compression.map(|compression| compression.word().to_owned()),
         dry_run: args.change.dry_run,
     };
     let nothing = SetVolume {
@@ -237,7 +260,7 @@ pub async fn set(args: SetArgs, context: &Context) -> Result<Ending, ApiError> {
     };
     if request == nothing {
         return Err(ApiError::usage("nothing is to be set")
-            .hint("give --mode, --flush-replicas, --wait-for, --max-lag, --throttle or --replicas")
+            .hint("give --mode, --flush-replicas, --wait-for, --max-lag, --throttle, --compression or --replicas")
             .object(format!("volume {}", args.name)));
     }
     let changed = context.client.volume_set(args.name.as_str(), &request).await?;

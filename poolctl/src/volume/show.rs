@@ -72,6 +72,14 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
     if let Some(room) = room(&volume.room) {
         output.line(&format!("  log       {room}"))?;
     }
+    if volume.kept_histories > 0 {
+        output.line(&format!(
+            "  kept      {} of former split brains, {}: poolctl volume split-brain show {}",
+            output::count(volume.kept_histories as usize, "log"),
+            output::bytes(volume.kept_bytes),
+            volume.name
+        ))?;
+    }
     if let Some(how) = how(volume) {
         output.line(&format!("  mode      {how}"))?;
     }
@@ -137,6 +145,9 @@ fn how(volume: &Volume) -> Option<String> {
     }
     if settings.throttle {
         words.push("throttled past it".to_owned());
+    }
+    if volume.compression != "none" {
+        words.push(format!("log compressed ({})", volume.compression));
     }
     if let Some(seconds) = volume.short_seconds {
         words.push(format!(

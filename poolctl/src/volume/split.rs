@@ -1,7 +1,7 @@
-//! `poolctl volume split-brain`: have histories parted, and which one lives on?
+//! `poolctl volume split-brain`: have histories parted, which one lives on, and what is kept of the others?
 
 use api::ApiError;
-use api::pool::{ResolveSplitBrain, SplitBrain, SplitSide};
+use api::pool::{DropKept, KeptHistory, ResolveSplitBrain, SplitBrain, SplitSide};
 use clap::{Args, Subcommand};
 use model::{NodeId, VolumeName};
 
@@ -16,6 +16,7 @@ use crate::run::Context;
 pub enum SplitBrainCommand {
     Show(ShowArgs),
     Resolve(ResolveArgs),
+    Drop(DropArgs),
 }
 
 /// Show where the histories of two replicas part, and what each side has behind that place
@@ -37,15 +38,37 @@ pub struct ShowArgs {
   poolctl volume split-brain resolve web --winner a --dry-run
 
 The winner must be primary; if it is not: poolctl volume primary web NODE --force. What the losers have written behind the
-parting is no part of the volume any more; their logs stay on their hosts until somebody removes them.
+parting is no part of the volume any more; their logs stay on their hosts until somebody drops them.
 
-Next: poolctl volume show web")]
+Next: poolctl volume split-brain show web")]
 pub struct ResolveArgs {
     /// The volume
     name: VolumeName,
     /// The host whose history lives on [default: the primary of the newest term]
     #[arg(long)]
     winner: Option<NodeId>,
+    #[command(flatten)]
+    change: Change,
+    #[command(flatten)]
+    waiting: Waiting,
+}
+
+/// Remove what is kept of histories that lost a split brain; nothing can bring it back
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  poolctl volume split-brain drop web 1700000000000 --dry-run
+
+Without a history: all of the volume's.
+
+Next: poolctl volume split-brain show web")]
+pub struct DropArgs {
+    /// The volume
+    name: VolumeName,
+    /// Only this one, as `split-brain show` names it
+    history: Option<String>,
+    /// Only on this host
+    #[arg(long)]
+    node: Option<NodeId>,
     #[command(flatten)]
     change: Change,
     #[command(flatten)]
@@ -74,15 +97,60 @@ pub async fn run(command: SplitBrainCommand, context: &Context) -> Result<Ending
                 .await?;
             job::finish(changed, args.waiting, context).await
         }
+        SplitBrainCommand::Drop(args) => {
+            let request = DropKept {
+                history: args.history,
+                node: args.node.map(|node| node.to_string()),
+                dry_run: args.change.dry_run,
+            };
+            let changed = context
+                .client
+                .volume_drop_kept(args.name.as_str(), &request)
+                .await?;
+            job::finish(changed, args.waiting, context).await
+        }
     }
+}
+
+/// Histories that hosts keep, with what each has that the volume has not.
+fn kept(rows: &[KeptHistory]) -> Grid {
+    let mut grid = Grid::new(&[
+        "KEPT ON",
+        "HISTORY",
+        "SIZE",
+        "SINCE",
+        "PARTED FROM",
+        "CHANGES",
+        "FIRST",
+        "LAST",
+    ]);
+    for row in rows {
+        let here = row.here.as_ref();
+        let time = |time: Option<&String>| Field::text(time.map_or("?", String::as_str));
+        grid.row(vec![
+            Field::text(&row.node),
+            Field::text(&row.history),
+            Field::number(output::bytes(row.bytes)),
+            Field::text(&row.kept),
+            Field::text(row.parted_from.as_deref().unwrap_or("?")),
+            Field::number(here.map_or("?".to_owned(), |here| here.records.to_string())),
+            time(here.and_then(|here| here.first.as_ref())),
+            time(here.and_then(|here| here.last.as_ref())),
+        ]);
+    }
+    grid
 }
 
 fn show(split: &SplitBrain, context: &Context) -> Result<(), ApiError> {
     if !split.parted {
-        return context.output.line(&format!(
+        context.output.line(&format!(
             "{}: no histories have parted, as far as is known",
             split.name
-        ));
+        ))?;
+        if !split.kept.is_empty() {
+            context.output.table(kept(&split.kept))?;
+        }
+        return Ok(());
     }
     let mut grid = Grid::new(&[
         "NODE",
@@ -123,5 +191,9 @@ fn show(split: &SplitBrain, context: &Context) -> Result<(), ApiError> {
     let primary = split.primary.as_deref().unwrap_or("nobody");
     context
         .output
-        .line(&format!("primary of the newest term: {primary}"))
+        .line(&format!("primary of the newest term: {primary}"))?;
+    match split.kept.is_empty() {
+        true => Ok(()),
+        false => context.output.table(kept(&split.kept)),
+    }
 }

@@ -284,6 +284,8 @@ fn the_nodes(scene: Scene) -> Vec<Node> {
         poold_version: Some("0.1.0".to_owned()),
         marsd_version: Some("0.1.0".to_owned()),
         joined: "2026-01-01T00:00:00Z".to_owned(),
+        limits: Default::default(),
+        drained: false,
     };
     let mut nodes = vec![node("a", 7778), node("b", 8778)];
     match scene {
@@ -369,6 +371,7 @@ fn the_volume(scene: Scene) -> Volume {
         size_bytes: 16 << 30,
         mode: "async".to_owned(),
         settings: VolumeSettings::default(),
+        compression: "none".to_owned(),
         limits: VolumeLimits {
             ship_bytes_per_second: None,
             sync_bytes_per_second: Some(100 << 20),
@@ -400,6 +403,8 @@ fn the_volume(scene: Scene) -> Volume {
         }],
         last_verified: None,
         differing_bytes: Default::default(),
+        kept_histories: 0,
+        kept_bytes: 0,
         job: None,
     };
     let other = &mut volume.replicas[1];
@@ -479,11 +484,22 @@ async fn split(State(fake): State<Fake>, Segment(name): Segment<String>) -> Answ
         here: side(8192, 2),
         there: Some(side(4096, 1)),
     };
+    let kept = KeptHistory {
+        node: "b".to_owned(),
+        history: "1767225600000".to_owned(),
+        path: "/var/lib/marsd/log/kept/1".to_owned(),
+        bytes: 12 << 20,
+        kept: "2026-01-01T00:00:00Z".to_owned(),
+        parted_from: Some("a".to_owned()),
+        at: Some(4096),
+        here: Some(side(8192, 2)),
+    };
     good(SplitBrain {
         name,
         parted,
         primary: Some("a".to_owned()),
         pairs: if parted { vec![pair] } else { Vec::new() },
+        kept: if parted { Vec::new() } else { vec![kept] },
     })
 }
 

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::time::Duration;
 
-use api::control::{Call, ControlError, ControlErrorKind, HostStatus, Outcome};
+use api::control::{Call, ControlError, ControlErrorKind, HostLimits, HostStatus, Outcome};
 use api::control_client::ControlClient;
 use api::pool::agent::{Action, Order, Step, StepOutcome};
 use api::{ApiError, ErrorKind};
+use model::Bytes;
 
 use super::vg;
 use crate::tls::Credentials;
@@ -55,6 +56,11 @@ impl Marsd {
     /// Tells it whose certificates count no more.
     pub async fn revoked(&self, serials: Vec<String>) -> Result<(), ApiError> {
         self.call(Call::Revoked { serials }, PATIENCE).await.map(|_| ())
+    }
+
+    /// Tells it what replication may take of this host.
+    pub async fn limits(&self, limits: HostLimits) -> Result<(), ApiError> {
+        self.call(Call::HostLimits { limits }, PATIENCE).await.map(|_| ())
     }
 
     /// Carries out a step; nothing happens where things are so already.
@@ -120,6 +126,10 @@ impl Marsd {
                 volume,
                 limits: *limits,
             },
+            Action::Compression { compressed } => Call::VolumeCompression {
+                volume,
+                compressed: *compressed,
+            },
             Action::Switch { switch, on } => Call::VolumeSwitch {
                 volume,
                 switch: *switch,
@@ -158,6 +168,12 @@ impl Marsd {
             Order::StepDown => Call::VolumeSecondary { volume },
             Order::Invalidate { keep } => Call::VolumeInvalidate { volume, keep: *keep },
             Order::FakeSync => Call::VolumeFakeSync { volume },
+            Order::LogRotate => Call::VolumeLogRotate { volume },
+            Order::LogTrim => Call::VolumeLogTrim { volume },
+            Order::DropKept { history } => Call::KeptDrop {
+                volume,
+                history: history.clone(),
+            },
             Order::Verify {
                 repair,
                 bytes_per_second_max,
@@ -172,6 +188,22 @@ impl Marsd {
                 format!("is primary in term {term}, from position {from_lsn} of the log on")
             }
             Outcome::Kept { path } => format!("keeps its former log in {path} until somebody removes it"),
+            Outcome::Log {
+                files,
+                bytes,
+                given_back_bytes,
+                held_by,
+            } => {
+                let back = match given_back_bytes {
+                    0 => String::new(),
+                    back => format!("gave {} back, ", Bytes(back)),
+                };
+                let bytes = Bytes(bytes);
+                format!("{back}keeps {bytes} of log in {files} files, the oldest for {held_by}")
+            }
+            Outcome::Dropped { histories, bytes } => {
+                format!("removed {histories} histories, {}", Bytes(bytes))
+            }
             Outcome::Done | Outcome::HandedOver { .. } => String::new(),
             other => return Err(strange(&other)),
         };

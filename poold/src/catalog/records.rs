@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use api::ApiError;
-use api::control::{SwitchWord, VolumeLimits, VolumeSettings};
+use api::control::{HostLimits, SwitchWord, VolumeLimits, VolumeSettings};
 use api::pool::agent::Order;
 use api::pool::{JobKind, JobState, VerifyReport, VgKind};
 use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
@@ -59,6 +59,10 @@ pub struct NodeRecord {
     pub serial: String,
     /// When it joined (RFC 3339).
     pub joined: String,
+    /// What replication may take of it.
+    pub limits: HostLimits,
+    /// Whether nothing new is placed on it.
+    pub drained: bool,
 }
 
 impl Record for NodeRecord {
@@ -158,6 +162,8 @@ pub struct VolumeRecord {
     pub settings: VolumeSettings,
     /// How much of the network it may take.
     pub limits: VolumeLimits,
+    /// Whether its log is compressed.
+    pub compressed: bool,
     /// What an operator has stopped at its replicas, by host.
     pub paused: BTreeMap<String, BTreeSet<SwitchWord>>,
     /// From whom replicas are to get their log rather than from the primary, best first, by host.
@@ -201,6 +207,7 @@ impl VolumeRecord {
             size_bytes: desired.size.bytes(),
             settings,
             limits: VolumeLimits::default(),
+            compressed: false,
             paused: BTreeMap::new(),
             sources: BTreeMap::new(),
             generation: 0,
@@ -313,7 +320,7 @@ pub struct JobRecord {
     pub number: u64,
     /// What it does.
     pub kind: JobKind,
-    /// The volume's id.
+    /// The volume's id; empty for work on a host, which is `from` then.
     pub volume: String,
     /// The volume's name when it was asked for.
     pub volume_name: String,
@@ -333,6 +340,12 @@ pub struct JobRecord {
     pub order: Option<Order>,
     /// Hosts that get the same order afterwards, one after the other.
     pub losers: Vec<String>,
+    /// Whether a drain takes replicas away too.
+    pub evacuate: bool,
+    /// Jobs that a drain has begun.
+    pub children: BTreeSet<u64>,
+    /// Volumes that a drain cannot take away, and why.
+    pub stuck: BTreeMap<String, String>,
     /// What came of the order, in words.
     pub note: Option<String>,
     /// What a comparison has found so far.

@@ -22,6 +22,8 @@ fn node(name: &str) -> NodeRecord {
         address: "127.0.0.1:1".to_owned(),
         peer_address: "127.0.0.1:2".to_owned(),
         serial: "7f".to_owned(),
+        limits: Default::default(),
+        drained: false,
         joined: clock::now(),
     }
 }

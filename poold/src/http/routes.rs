@@ -6,10 +6,11 @@ use std::time::Duration;
 use api::ApiError;
 use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
-    AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, EventList, IssueToken, Job,
-    JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node, NodeList, OnNode, PoolInfo,
-    PoolInit, RemoveNode, RemoveVg, ResolveSplitBrain, SetLimits, SetSource, SetVolume, SplitBrain, Status,
-    SwitchVolume, Token, Verify, VgList, Volume, VolumeList, VolumeLog,
+    AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, DrainNode, DropKept,
+    EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node,
+    NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg, ResolveSplitBrain,
+    SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status, SwitchVolume, Token, Verify, VgList,
+    Volume, VolumeList, VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -86,6 +87,10 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/nodes", get(nodes))
         .route("/v1/nodes/{name}", get(node))
         .route("/v1/nodes/{name}/remove", post(node_remove))
+        .route("/v1/nodes/{name}/limits", post(node_limits))
+        .route("/v1/nodes/{name}/drain", post(node_drain))
+        .route("/v1/nodes/{name}/undrain", post(node_undrain))
+        .route("/v1/nodes/{name}/reboot-check", get(node_reboot_check))
         .route("/v1/vgs", get(vgs).post(vg_add))
         .route("/v1/vgs/{name}/remove", post(vg_remove))
         .route("/v1/volumes", get(volumes).post(volume_create))
@@ -110,6 +115,9 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/verify", post(volume_verify))
         .route("/v1/volumes/{name}/verify-cancel", post(volume_verify_cancel))
         .route("/v1/volumes/{name}/log", get(volume_log))
+        .route("/v1/volumes/{name}/log-rotate", post(volume_log_rotate))
+        .route("/v1/volumes/{name}/log-trim", post(volume_log_trim))
+        .route("/v1/volumes/{name}/drop-kept", post(volume_drop_kept))
         .route("/v1/migrate", post(migrate))
         .route("/v1/jobs", get(jobs))
         .route("/v1/jobs/{name}", get(job))
@@ -156,6 +164,22 @@ async fn node(Pool(pool): Pool, Name(name): Name) -> Reply<Node> {
 
 async fn node_remove(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<RemoveNode>) -> Reply<Changed> {
     Ok(Answer(pool.node_remove(&name, wish.dry_run)?))
+}
+
+async fn node_drain(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<DrainNode>) -> Reply<Changed> {
+    Ok(Answer(pool.node_drain(&name, &wish)?))
+}
+
+async fn node_undrain(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<Change>) -> Reply<Changed> {
+    Ok(Answer(pool.node_undrain(&name, wish.dry_run)?))
+}
+
+async fn node_reboot_check(Pool(pool): Pool, Name(name): Name) -> Reply<RebootCheck> {
+    Ok(Answer(pool.node_reboot_check(&name)?))
+}
+
+async fn node_limits(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetNodeLimits>) -> Reply<Changed> {
+    Ok(Answer(pool.node_limits(&name, &wish)?))
 }
 
 async fn vgs(Pool(pool): Pool) -> Reply<VgList> {
@@ -271,6 +295,18 @@ async fn volume_verify_cancel(
 
 async fn volume_log(Pool(pool): Pool, Name(name): Name) -> Reply<VolumeLog> {
     Ok(Answer(pool.volume_log(&name)?))
+}
+
+async fn volume_log_rotate(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNodes>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_log_rotate(&name, &wish)?))
+}
+
+async fn volume_log_trim(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNodes>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_log_trim(&name, &wish)?))
+}
+
+async fn volume_drop_kept(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<DropKept>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_drop_kept(&name, &wish)?))
 }
 
 async fn migrate(Pool(pool): Pool, Wish(wish): Wish<Migrate>) -> Reply<Changed> {

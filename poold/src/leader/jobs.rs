@@ -20,6 +20,9 @@ pub use progress::Board;
 /// The phase in which a comparison is watched.
 pub const COMPARE_PHASE: &str = "compare";
 
+/// The phase in which a host is drained.
+pub const DRAIN_PHASE: &str = "drain";
+
 /// The phase in which something is done once.
 pub const ORDER_PHASE: &str = "order";
 
@@ -28,7 +31,7 @@ impl Tx {
     pub fn no_job_at(&self, volume: &VolumeRecord) -> Result<(), ApiError> {
         match self.records.job_at(&volume.id) {
             None => Ok(()),
-            Some(job) if job.kind == JobKind::Verify => Ok(()),
+            Some(job) if job.kind.stands_beside() => Ok(()),
             Some(job) => Err(ApiError::refused(format!(
                 "job {} ({}) is at work on volume `{}`",
                 job.number,
@@ -152,6 +155,9 @@ impl Leader {
                 (JobKind::Primary, _) => "the primary role stays where it is",
                 (JobKind::Create, _) => "the volume stays as it is; nobody waits for it any more",
                 (JobKind::Verify, _) => "the comparison ends here; what it has found stays known",
+                (JobKind::Drain, _) => {
+                    "nothing more is taken away; the node stays drained until `poolctl node undrain`"
+                }
                 (JobKind::Replicas, _) => "the replicas stay as they are; nobody waits for them any more",
                 (JobKind::Invalidate | JobKind::Resolve, Some(Phase::Sync)) => {
                     let message = format!("job {id} ({}) cannot be undone any more", job.kind.word());
@@ -163,7 +169,10 @@ impl Leader {
                     | JobKind::Secondary
                     | JobKind::Invalidate
                     | JobKind::Resolve
-                    | JobKind::FakeSync,
+                    | JobKind::FakeSync
+                    | JobKind::LogRotate
+                    | JobKind::LogTrim
+                    | JobKind::DropKept,
                     _,
                 ) => "it is not ordered any more; where it was done already, it stays done",
             };

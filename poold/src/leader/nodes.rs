@@ -1,6 +1,7 @@
 //! Who is in the pool? Hosts come with a token, once, and go when nothing of the pool is on them.
 
 use api::ApiError;
+use api::control::HostLimits;
 use api::pool::{Changed, IssueToken, JoinAnswer, JoinRequest, Token};
 use model::NodeId;
 
@@ -103,6 +104,8 @@ impl Leader {
                 peer_address: request.peer_address.clone(),
                 serial: tls::serial(&cert_pem)?,
                 joined: clock::now(),
+                limits: HostLimits::default(),
+                drained: false,
             })?;
             tx.event(&object, "joins the pool")?;
             Ok(JoinAnswer {

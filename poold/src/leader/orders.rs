@@ -3,12 +3,13 @@
 use std::time::Instant;
 
 use api::ApiError;
-use api::pool::JobState;
 use api::pool::agent::{Action, Order, Step};
+use api::pool::{JobKind, JobState};
 use migrate::job::Phase;
 use model::{NodeId, ReplicaState};
 
 use super::Leader;
+use super::errands::advance_errand;
 use super::jobs::{COMPARE_PHASE, ORDER_PHASE};
 use super::verify::advance_compare;
 use crate::catalog::Records;
@@ -24,7 +25,12 @@ pub fn order_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<
         let node = job.order_node()?;
         let waits =
             job.state == JobState::Running && !snapshot.orders.contains_key(&(job.number, node.to_owned()));
-        (waits && snapshot.volume(node, &volume.id, now).is_some()).then(|| {
+        // What was put aside may be of a volume that the host knows no more.
+        let is_there = match order {
+            Order::DropKept { .. } => snapshot.marsd(node, now).is_ok(),
+            _ => snapshot.volume(node, &volume.id, now).is_some(),
+        };
+        (waits && is_there).then(|| {
             let action = Action::Order {
                 job: job.number,
                 order,
@@ -80,6 +86,9 @@ impl Leader {
         }
         let came = snapshot.orders.get(&(job.number, job.order_node()?.to_owned()));
         let order = job.order.as_ref()?;
+        if job.kind.stands_beside() && job.kind != JobKind::Verify {
+            return advance_errand(job, came, snapshot, now).map(|job| (job, None));
+        }
         if came.is_none() && !is_seen(order, job, volume, snapshot, now) {
             return (job.state == JobState::Cancelling).then(|| (end(JobState::Cancelled, None), None));
         }
@@ -99,7 +108,9 @@ impl Leader {
                 next.stepped_down = false;
             }
             Order::StepDown => next.stepped_down = true,
-            Order::FakeSync => return Some((done, None)),
+            Order::FakeSync | Order::LogRotate | Order::LogTrim | Order::DropKept { .. } => {
+                return Some((done, None));
+            }
             Order::Invalidate { .. } | Order::Verify { .. } => {
                 let phase = match order {
                     Order::Verify { .. } => COMPARE_PHASE,
@@ -132,7 +143,13 @@ fn is_seen(order: &Order, job: &JobRecord, volume: &VolumeRecord, snapshot: &Sna
             );
             job.order_node() == Some(node) && replica.epoch >= *term && serves
         }),
-        Order::StepDown | Order::Invalidate { .. } | Order::FakeSync | Order::Verify { .. } => false,
+        Order::StepDown
+        | Order::Invalidate { .. }
+        | Order::FakeSync
+        | Order::Verify { .. }
+        | Order::LogRotate
+        | Order::LogTrim
+        | Order::DropKept { .. } => false,
     }
 }
 
@@ -144,5 +161,8 @@ pub fn order_words(order: &Order) -> &'static str {
         Order::Invalidate { .. } => "throw its contents away",
         Order::FakeSync => "call its replica whole",
         Order::Verify { .. } => "compare all replicas",
+        Order::LogRotate => "go on in another file of its log",
+        Order::LogTrim => "give back what nobody needs of its log",
+        Order::DropKept { .. } => "remove histories that it put aside",
     }
 }

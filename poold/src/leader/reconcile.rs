@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::ApiError;
-use api::control::{BirthKind, Member};
+use api::control::{BirthKind, HostLimits, Member};
 use api::pool::agent::{Action, Step, Steps, VgRef};
 use migrate::desired::{Life, VolumeDesired};
 use migrate::plan::{Birth, Plan, plan};
@@ -13,10 +13,12 @@ use model::{Bytes, NodeId};
 use tracing::{error, info_span};
 
 use super::Leader;
+use super::limits::told;
 use super::orders::order_steps;
 use super::settings::settings_steps;
 use super::verify::cancel_steps;
-use crate::catalog::records::{LifeRecord, VolumeRecord};
+use super::watching::Watching;
+use crate::catalog::records::{LifeRecord, NodeRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
 use crate::clock;
 use crate::inventory::{Blind, Snapshot, door_spec};
@@ -29,6 +31,14 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// Most rounds of noting and planning again at one look; each round is another step of some job.
 const ROUNDS_MAX: usize = 8;
+
+/// What is laid out for one node.
+#[derive(Debug, Default)]
+struct Desk {
+    steps: Vec<Step>,
+    vgs: Vec<VgRef>,
+    limits: HostLimits,
+}
 
 /// The steps of all nodes.
 #[derive(Clone, Debug, Default)]
@@ -58,38 +68,32 @@ impl Handout {
             steps: Vec::new(),
             vgs: Vec::new(),
             revoked: Vec::new(),
+            limits: HostLimits::default(),
         };
         self.nodes.get(node).cloned().unwrap_or(none)
     }
 
     /// The same with new steps; a node whose steps are as before keeps its revision.
-    fn next(&self, nodes: BTreeMap<String, (Vec<Step>, Vec<VgRef>)>, revoked: &[String]) -> Handout {
+    fn next(&self, nodes: BTreeMap<String, Desk>, revoked: &[String]) -> Handout {
         let mut next = Handout {
             newest: self.newest,
             nodes: BTreeMap::new(),
         };
-        for (node, (steps, vgs)) in nodes {
-            let before = self
-                .nodes
-                .get(&node)
-                .filter(|before| before.steps == steps && before.vgs == vgs && before.revoked == revoked);
-            let revision = before.map_or_else(
-                || {
-                    next.newest += 1;
-                    next.newest
-                },
-                |before| before.revision,
-            );
-            let revoked = revoked.to_vec();
-            next.nodes.insert(
-                node,
-                Steps {
-                    revision,
-                    steps,
-                    vgs,
-                    revoked,
-                },
-            );
+        for (node, desk) in nodes {
+            let mut steps = Steps {
+                revision: 0,
+                steps: desk.steps,
+                vgs: desk.vgs,
+                revoked: revoked.to_vec(),
+                limits: desk.limits,
+            };
+            let before = self.nodes.get(&node);
+            steps.revision = before.map_or(0, |before| before.revision);
+            if before != Some(&steps) {
+                next.newest += 1;
+                steps.revision = next.newest;
+            }
+            next.nodes.insert(node, steps);
         }
         next
     }
@@ -102,6 +106,8 @@ struct Noted {
     online: BTreeMap<String, bool>,
     /// How much trouble the room for a log gives its primary, by volume.
     pressure: BTreeMap<String, String>,
+    /// States of replicas.
+    watching: Watching,
 }
 
 impl Leader {
@@ -134,6 +140,7 @@ impl Leader {
         self.show_progress(&records, &snapshot, now);
         self.note_hosts(&records, &snapshot, now, &mut noted.online)?;
         self.note_pressure(&records, &snapshot, now, &mut noted.pressure)?;
+        self.note_states(&records, &snapshot, now, &mut noted.watching)?;
         self.inventory.keep_orders(|job| records.job_runs(job));
         self.inventory
             .keep_volumes(&records.volumes.iter().map(|volume| volume.id.clone()).collect());
@@ -191,14 +198,18 @@ impl Leader {
     }
 
     fn hand_out(&self, records: &Records, snapshot: &Snapshot, now: Instant) {
-        let mut nodes: BTreeMap<String, (Vec<Step>, Vec<VgRef>)> = records
+        let desk = |node: &NodeRecord| Desk {
+            limits: told(node, records),
+            ..Desk::default()
+        };
+        let mut nodes: BTreeMap<String, Desk> = records
             .nodes
             .iter()
-            .map(|node| (node.name.clone(), Default::default()))
+            .map(|node| (node.name.clone(), desk(node)))
             .collect();
         for vg in records.vgs.iter() {
-            if let Some((_, vgs)) = nodes.get_mut(&vg.node) {
-                vgs.push(vg_ref(vg));
+            if let Some(desk) = nodes.get_mut(&vg.node) {
+                desk.vgs.push(vg_ref(vg));
             }
         }
         for volume in records.volumes.iter() {
@@ -219,8 +230,8 @@ impl Leader {
                     generation: step.generation,
                     action,
                 };
-                if let Some((steps, _)) = nodes.get_mut(step.node.as_str()) {
-                    steps.push(step_out);
+                if let Some(desk) = nodes.get_mut(step.node.as_str()) {
+                    desk.steps.push(step_out);
                 }
             }
         }
@@ -230,8 +241,8 @@ impl Leader {
         more.extend(settings_steps(records, snapshot, now));
         more.extend(stale_steps(records, snapshot, now));
         for (node, step) in more {
-            if let Some((steps, _)) = nodes.get_mut(&node) {
-                steps.push(step);
+            if let Some(desk) = nodes.get_mut(&node) {
+                desk.steps.push(step);
             }
         }
         let revoked: Vec<String> = records

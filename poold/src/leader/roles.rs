@@ -49,7 +49,7 @@ impl Leader {
         })
     }
 
-    fn hand_over(
+    pub(super) fn hand_over(
         &self,
         tx: &mut Tx,
         volume: &VolumeRecord,

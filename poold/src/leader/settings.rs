@@ -81,6 +81,10 @@ pub fn settings_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> V
         if replica.settings != settings {
             add(node, Action::Settings { settings });
         }
+        let compressed = volume.compressed;
+        if replica.compressed != compressed {
+            add(node, Action::Compression { compressed });
+        }
     }
     steps
 }
@@ -150,6 +154,23 @@ pub fn settings(
         lag_bytes_max: limit(before.lag_bytes_max, request.lag_bytes_max),
         throttle: request.throttle.unwrap_or(before.throttle),
     })
+}
+
+/// Whether a log is to be compressed after a request. Errors: `usage`.
+fn compressed(word: Option<&str>, before: bool) -> Result<bool, ApiError> {
+    match word {
+        None => Ok(before),
+        Some("lz4") => Ok(true),
+        Some("none") => Ok(false),
+        Some(other) => {
+            Err(ApiError::usage(format!("the compression `{other}` is not known")).hint("use lz4 or none"))
+        }
+    }
+}
+
+/// The word for a compression.
+pub fn compression_word(compressed: bool) -> &'static str {
+    if compressed { "lz4" } else { "none" }
 }
 
 /// The word for a mode.
@@ -255,6 +276,18 @@ impl Leader {
                 tx.event(&object, what.clone())?;
                 tx.put(volume.clone())?;
                 steps.push(what);
+            }
+            let compressed = compressed(request.compression.as_deref(), volume.compressed).map_err(about)?;
+            if compressed != volume.compressed {
+                volume.compressed = compressed;
+                volume.generation += 1;
+                let what = match compressed {
+                    true => "the log is compressed from now on (lz4)",
+                    false => "the log is not compressed any more",
+                };
+                tx.event(&object, what)?;
+                tx.put(volume.clone())?;
+                steps.push(what.to_owned());
             }
             if count != volume.members.len() {
                 return self.set_replicas(tx, volume, count, steps, request.dry_run, &snapshot);
@@ -583,7 +616,7 @@ impl Leader {
 }
 
 /// The nodes that a request is about: those with a replica. Errors: `not-found`, `refused`.
-fn chosen(tx: &Tx, volume: &VolumeRecord, node: Option<&str>) -> Result<Vec<String>, ApiError> {
+pub(super) fn chosen(tx: &Tx, volume: &VolumeRecord, node: Option<&str>) -> Result<Vec<String>, ApiError> {
     let Some(node) = node else {
         return Ok(volume.members.iter().map(|place| place.node.clone()).collect());
     };

@@ -9,6 +9,7 @@ use api::pool::{Changed, JobKind, ResolveSplitBrain, SplitBrain, SplitPair, Spli
 use model::ReplicaState;
 
 use super::Leader;
+use super::errands::kept;
 use super::jobs::ORDER_PHASE;
 use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
@@ -26,6 +27,7 @@ impl Leader {
                 parted: !pairs.is_empty() || !losers(volume, "", view.snapshot, view.now).is_empty(),
                 primary: primary.map(|(node, _)| node.to_owned()),
                 pairs,
+                kept: kept(volume, view.snapshot),
             })
         })
     }
@@ -134,7 +136,7 @@ fn pairs(volume: &VolumeRecord, snapshot: &Snapshot) -> Vec<SplitPair> {
     pairs
 }
 
-fn side(side: &SideStatus) -> SplitSide {
+pub(super) fn side(side: &SideStatus) -> SplitSide {
     let time = |micros: u64| (micros > 0).then(|| clock::from_unix_seconds(micros / 1_000_000));
     SplitSide {
         bytes: side.bytes,

@@ -12,7 +12,9 @@ use migrate::desired::{DoorAt, VolumeDesired};
 use migrate::plan::same_door;
 use model::{Bytes, NodeId, ReplicaState};
 
-use super::settings::{mode_word, paused};
+use super::errands::kept;
+use super::limits::named;
+use super::settings::{compression_word, mode_word, paused};
 use super::{Leader, WAIT_MAX};
 use crate::catalog::Records;
 use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord};
@@ -164,6 +166,7 @@ impl View<'_> {
             }
             replicas.push(row);
         }
+        let kept = kept(volume, self.snapshot);
         let primary_node = primary.map(|(node, _)| node.to_owned());
         let first = primary_node.clone().unwrap_or_else(|| volume.primary.clone());
         replicas.sort_by(|a, b| (a.node != first, &a.node).cmp(&(b.node != first, &b.node)));
@@ -180,6 +183,7 @@ impl View<'_> {
             mode: mode_word(&volume.settings.mode).to_owned(),
             settings: volume.settings,
             limits: volume.limits,
+            compression: compression_word(volume.compressed).to_owned(),
             short_seconds: primary.and_then(|(_, replica)| replica.short_seconds),
             late_seconds: primary.and_then(|(_, replica)| replica.late_seconds),
             room: primary.map(|(_, replica)| log_room(replica)).unwrap_or_default(),
@@ -194,11 +198,13 @@ impl View<'_> {
             doors: self.doors(volume),
             last_verified: volume.last_verified.clone(),
             differing_bytes: volume.differing_bytes.clone(),
+            kept_histories: kept.len() as u64,
+            kept_bytes: kept.iter().map(|kept| kept.bytes).sum(),
             job: self.records.job_at(&volume.id).map(|job| job.number.to_string()),
         }
     }
 
-    fn replica(
+    pub(super) fn replica(
         &self,
         volume: &VolumeRecord,
         node: &str,
@@ -428,6 +434,8 @@ impl View<'_> {
             poold_version: report.map(|report| report.program_version.clone()),
             marsd_version: fresh.ok().map(|status| status.program_version.clone()),
             joined: node.joined.clone(),
+            limits: named(&node.limits, self.records),
+            drained: node.drained,
         }
     }
 
@@ -467,6 +475,10 @@ impl View<'_> {
                     | JobKind::Verify
                     | JobKind::TakeOver
                     | JobKind::FakeSync
+                    | JobKind::Drain
+                    | JobKind::LogRotate
+                    | JobKind::LogTrim
+                    | JobKind::DropKept
                     | JobKind::Secondary => false,
                 });
                 // Stopped by an operator's wish, which is no trouble of the pool's.

@@ -11,6 +11,7 @@ use migrate::place::{HostRoom, Request, VgRoom, choose};
 use model::{Bytes, NodeId, ReplicaState, SizeError, VolumeId, VolumeName, VolumeSize};
 
 use super::Leader;
+use super::errands::kept;
 use super::jobs::refusal;
 use super::settings::settings;
 use super::view::View;
@@ -121,6 +122,15 @@ impl Leader {
                 let hint = format!("`poolctl volume detach {name}` first");
                 return Err(ApiError::refused(message).hint(hint).object(object));
             }
+            let kept = kept(&volume, &snapshot);
+            if !kept.is_empty() {
+                let message = format!(
+                    "hosts keep {} histories of former split brains of volume `{name}`",
+                    kept.len()
+                );
+                let hint = format!("drop them first: `poolctl volume split-brain drop {name}`");
+                return Err(ApiError::refused(message).hint(hint).object(object));
+            }
             let nodes: Vec<&str> = volume.members.iter().map(|member| member.node.as_str()).collect();
             let steps = vec![format!(
                 "the disks on {} and all their contents are removed",
@@ -187,55 +197,67 @@ impl Leader {
     /// `migrate`.
     pub fn migrate(&self, request: &Migrate) -> Result<Changed, ApiError> {
         let snapshot = self.inventory.snapshot();
+        self.change(request.dry_run, |tx| self.migrate_in(tx, request, &snapshot))
+    }
+
+    pub(super) fn migrate_in(
+        &self,
+        tx: &mut Tx,
+        request: &Migrate,
+        snapshot: &Snapshot,
+    ) -> Result<Changed, ApiError> {
         let name = &request.volume;
-        self.change(request.dry_run, |tx| {
-            let volume = self.idle(tx, name)?;
-            let now = Instant::now();
-            let primary = snapshot
-                .primary(&volume.id, now)
-                .map_or(volume.primary.as_str(), |(node, _)| node);
-            let from = request.from.clone().unwrap_or_else(|| primary.to_owned());
-            tx.records.node(&from)?;
-            let from_id = NodeId::new(&from).map_err(|error| ApiError::usage(error.to_string()))?;
-            if !desired(&volume)?.has_member(&from_id) {
-                return Err(refusal(&migrate::Unsafe::NotMember(from_id), name)
-                    .hint(format!("`poolctl volume show {name}` lists its replicas")));
-            }
-            let to = self.place_one(tx, &volume, &request.to, &snapshot)?;
-            let moves_primary = from == primary;
-            let mut steps = vec![
-                format!(
-                    "join: a replica is made on node {} in volume group {}",
-                    to.node, to.vg
-                ),
-                format!(
-                    "sync: a full sync of {} fills it while the volume is in use",
-                    Bytes(volume.size_bytes)
-                ),
-            ];
-            if moves_primary {
-                steps.push(format!(
-                    "hand-over: node {from} gives the primary role to node {}",
-                    to.node
-                ));
-            }
+        let volume = self.idle(tx, name)?;
+        let now = Instant::now();
+        let primary = snapshot
+            .primary(&volume.id, now)
+            .map_or(volume.primary.as_str(), |(node, _)| node);
+        let from = request.from.clone().unwrap_or_else(|| primary.to_owned());
+        tx.records.node(&from)?;
+        let from_id = NodeId::new(&from).map_err(|error| ApiError::usage(error.to_string()))?;
+        if !desired(&volume)?.has_member(&from_id) {
+            return Err(refusal(&migrate::Unsafe::NotMember(from_id), name)
+                .hint(format!("`poolctl volume show {name}` lists its replicas")));
+        }
+        let to = self.place_one(tx, &volume, &request.to, snapshot)?;
+        let moves_primary = from == primary;
+        let mut steps = vec![
+            format!(
+                "join: a replica is made on node {} in volume group {}",
+                to.node, to.vg
+            ),
+            format!(
+                "sync: a full sync of {} fills it while the volume is in use",
+                Bytes(volume.size_bytes)
+            ),
+        ];
+        if moves_primary {
             steps.push(format!(
-                "leave: the replica on node {from} and its disk are removed"
+                "hand-over: node {from} gives the primary role to node {}",
+                to.node
             ));
-            let mut job = JobRecord::new(JobKind::Migrate, &volume, Phase::Join.word());
-            (job.from, job.moves_primary) = (Some(from), moves_primary);
-            job.to = Some(PlaceRecord {
-                node: to.node.to_string(),
-                vg: to.vg,
-            });
-            self.begin(tx, request.dry_run, &volume, job, steps)
-        })
+        }
+        steps.push(format!(
+            "leave: the replica on node {from} and its disk are removed"
+        ));
+        let mut job = JobRecord::new(JobKind::Migrate, &volume, Phase::Join.word());
+        (job.from, job.moves_primary) = (Some(from), moves_primary);
+        job.to = Some(PlaceRecord {
+            node: to.node.to_string(),
+            vg: to.vg,
+        });
+        self.begin(tx, request.dry_run, &volume, job, steps)
     }
 
     /// The volume, if nothing is at work on it and it is not on its way out.
     pub(super) fn idle(&self, tx: &Tx, name: &str) -> Result<VolumeRecord, ApiError> {
+        tx.no_job_at(tx.records.volume(name)?)?;
+        self.in_service(tx, name)
+    }
+
+    /// A volume that has a primary, or had one.
+    pub(super) fn in_service(&self, tx: &Tx, name: &str) -> Result<VolumeRecord, ApiError> {
         let volume = tx.records.volume(name)?.clone();
-        tx.no_job_at(&volume)?;
         if volume.life == LifeRecord::New {
             return Err(ApiError::refused(format!("volume `{name}` has no primary yet"))
                 .hint(format!("`poolctl volume show {name}` says what it waits for"))
@@ -268,7 +290,7 @@ impl Leader {
     }
 
     /// A place for one more replica, on that node.
-    fn place_one(
+    pub(super) fn place_one(
         &self,
         tx: &Tx,
         volume: &VolumeRecord,
@@ -314,10 +336,13 @@ impl Leader {
                 .iter()
                 .filter(|vg| vg.node == record.name)
                 .map(|vg| view.vg(vg));
-            let problem = snapshot
-                .marsd(&record.name, view.now)
-                .err()
-                .map(|blind| blind.to_string());
+            let problem = match record.drained {
+                true => Some("is drained".to_owned()),
+                false => snapshot
+                    .marsd(&record.name, view.now)
+                    .err()
+                    .map(|blind| blind.to_string()),
+            };
             let has_replica = volume.is_some_and(|volume| {
                 volume
                     .members

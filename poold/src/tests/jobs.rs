@@ -1,7 +1,8 @@
 //! Long work to its end, over the death of daemons at every phase, and back again.
 
 use api::pool::{
-    Attach, Change, DeleteVolume, Detach, JobKind, MakePrimary, Migrate, OnNode, PoolState, Verdict, Verify,
+    Attach, Change, DeleteVolume, Detach, DrainNode, JobKind, MakePrimary, Migrate, OnNode, PoolState,
+    Verdict, Verify,
 };
 
 use super::*;
@@ -241,6 +242,57 @@ async fn a_comparison_tells_what_differs_and_gives_way() {
         .await
         .unwrap();
     assert_eq!(none.job, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_is_drained_by_jobs_that_survive_the_daemon() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("abc", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    assert_eq!(world.replicas(), "Ab");
+    let drain = |evacuate, dry_run| DrainNode { evacuate, dry_run };
+    let check = client.node_reboot_check("a").await.unwrap();
+    assert!(
+        !check.may_reboot && check.reasons[0].contains("its primary is here"),
+        "{check:?}"
+    );
+    let dry = client.node_drain("a", &drain(true, true)).await.unwrap();
+    assert_eq!((dry.steps.len(), dry.job), (3, None));
+    assert!(!client.node("a").await.unwrap().drained);
+    let job = client
+        .node_drain("a", &drain(true, false))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    hosts[0].kill().await;
+    hosts[0].boot().await;
+    let job = finish(&client, &job, JobState::Done).await;
+    assert_eq!((job.volume.as_str(), job.from.as_deref()), ("", Some("a")));
+    assert_eq!(world.replicas(), "Bc");
+    until(&client, async || {
+        client.node_reboot_check("a").await.unwrap().may_reboot
+    })
+    .await;
+    let again = client.node_drain("a", &drain(true, false)).await.unwrap();
+    assert_eq!(again.job, None);
+    // b's role could go to c, its replica nowhere.
+    let refused = client.node_drain("b", &drain(true, false)).await.unwrap_err();
+    assert!(refused.message.contains("node a is drained"), "{refused:?}");
+    assert!(!client.node("b").await.unwrap().drained);
+    let job = client
+        .node_drain("b", &drain(false, false))
+        .await
+        .unwrap()
+        .job
+        .unwrap();
+    finish(&client, &job, JobState::Done).await;
+    assert_eq!(world.replicas(), "bC");
+    client.node_undrain("a", &Change::default()).await.unwrap();
+    client.node_undrain("b", &Change::default()).await.unwrap();
+    assert!(!client.node("b").await.unwrap().drained);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,7 +1,10 @@
 //! Who is primary, when nobody can be asked: told what it loses, given out once, taken up again after a restart.
 
-use api::ErrorKind::Refused;
-use api::pool::{Attach, Change, Changed, Detach, JobKind, MakePrimary, ResolveSplitBrain};
+use api::ErrorKind::{self, Refused};
+use api::pool::{
+    Attach, Change, Changed, DeleteVolume, Detach, DropKept, JobKind, MakePrimary, OnNode, OnNodes,
+    ResolveSplitBrain,
+};
 
 use super::*;
 
@@ -181,5 +184,72 @@ async fn each_loser_of_a_split_brain_begins_anew_and_its_log_is_kept() {
     }
     let job = finish(client, &job, JobState::Done).await;
     assert!(job.message.contains("kept"), "{job:?}");
-    assert!(!client.volume_split_brain("web").await.unwrap().parted);
+    let shown = client.volume_split_brain("web").await.unwrap();
+    assert!(!shown.parted);
+    let nodes: Vec<&str> = shown.kept.iter().map(|kept| kept.node.as_str()).collect();
+    assert_eq!((nodes, shown.kept[0].bytes), (vec!["b", "c"], 4096));
+    assert_eq!(client.volume("web").await.unwrap().kept_histories, 2);
+    let delete = client.volume_delete("web", &DeleteVolume::default()).await;
+    refused(delete, &["split-brain drop web"]);
+    let drop = async |node: Option<&str>, history: Option<&str>| {
+        let wish = DropKept {
+            history: history.map(str::to_owned),
+            node: node.map(str::to_owned),
+            dry_run: false,
+        };
+        client.volume_drop_kept("web", &wish).await
+    };
+    assert_eq!(drop(None, Some("7")).await.unwrap_err().kind, ErrorKind::NotFound);
+    for node in [Some("b"), None] {
+        finish(
+            client,
+            &drop(node, None).await.unwrap().job.unwrap(),
+            JobState::Done,
+        )
+        .await;
+    }
+    assert!(client.volume_split_brain("web").await.unwrap().kept.is_empty());
+    assert_eq!(drop(None, None).await.unwrap().job, None);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn logs_are_looked_after_beside_other_work_and_without_hosts_that_are_away() {
+    let world = Arc::new(World::default());
+    let mut hosts = pool("abc", &world).await;
+    let client = hosts[0].client.clone();
+    world.sync_all();
+    create(&client, "web", 2).await;
+    let other = client
+        .volume_join(
+            "web",
+            &OnNode {
+                node: "c".to_owned(),
+                dry_run: false,
+            },
+        )
+        .await;
+    let trim = OnNodes::default();
+    let job = client.volume_log_trim("web", &trim).await.unwrap().job.unwrap();
+    let job = finish(&client, &job, JobState::Done).await;
+    assert!(job.message.contains("a gave 8 KiB back"), "{job:?}");
+    finish(&client, &other.unwrap().job.unwrap(), JobState::Done).await;
+    hosts[1].stop_marsd();
+    until(&client, async || {
+        client.node("b").await.unwrap().state == NodeState::MarsdDown
+    })
+    .await;
+    let changed = client.volume_log_rotate("web", &trim).await.unwrap();
+    assert!(
+        changed
+            .steps
+            .iter()
+            .any(|step| step.contains("node b is left out")),
+        "{changed:?}"
+    );
+    finish(&client, &changed.job.unwrap(), JobState::Done).await;
+    let only = OnNodes {
+        node: Some("b".to_owned()),
+        dry_run: false,
+    };
+    refused(client.volume_log_rotate("web", &only).await, &["left out"]);
 }

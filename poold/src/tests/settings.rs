@@ -2,7 +2,7 @@
 
 use api::ErrorKind::{Refused, Usage};
 use api::control::{ModeSpec, SwitchWord};
-use api::pool::{JobKind, OnNode, SetLimits, SetVolume, SwitchVolume};
+use api::pool::{JobKind, OnNode, SetLimits, SetNodeLimits, SetVolume, SwitchVolume};
 
 use super::*;
 
@@ -73,6 +73,64 @@ async fn switches_stay_as_wished_over_restarts_and_reach_a_marsd_that_was_down()
         .await
         .unwrap();
     assert!(world.paused("b").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_host_and_compression_reach_marsd_and_are_kept() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let mut hosts = pool("ab", &world).await;
+    let client = hosts[0].client.clone();
+    create(&client, "web", 2).await;
+    let wish = SetNodeLimits {
+        parallel_syncs: Some(2),
+        prefer: Some(vec!["web".to_owned()]),
+        bytes_per_second: Some(5 << 20),
+        ..SetNodeLimits::default()
+    };
+    client.node_limits("b", &wish).await.unwrap();
+    let to_a = SetNodeLimits {
+        peer: Some("a".to_owned()),
+        ..wish.clone()
+    };
+    client.node_limits("b", &to_a).await.unwrap();
+    let id = client.volume("web").await.unwrap().id;
+    until(&client, async || {
+        let told = world.host_limits("b");
+        told.parallel_syncs == Some(2) && told.prefer == [id.clone()] && told.peer_bytes_per_second.len() == 1
+    })
+    .await;
+    assert_eq!(world.host_limits("a"), Default::default());
+    hosts[0].kill().await;
+    hosts[0].boot().await;
+    let shown = client.node("b").await.unwrap().limits;
+    assert_eq!(
+        (shown.prefer, shown.send_bytes_per_second),
+        (vec!["web".to_owned()], Some(5 << 20))
+    );
+    for bad in [
+        SetNodeLimits {
+            bytes_per_second: Some(7),
+            ..SetNodeLimits::default()
+        },
+        SetNodeLimits {
+            peer: Some("b".to_owned()),
+            ..wish
+        },
+    ] {
+        assert_eq!(client.node_limits("b", &bad).await.unwrap_err().kind, Usage);
+    }
+    let set = |word: &str| SetVolume {
+        compression: Some(word.to_owned()),
+        ..SetVolume::default()
+    };
+    client.volume_set("web", &set("lz4")).await.unwrap();
+    until(&client, async || world.compressed("a")).await;
+    assert_eq!(client.volume("web").await.unwrap().compression, "lz4");
+    assert_eq!(
+        client.volume_set("web", &set("zip")).await.unwrap_err().kind,
+        Usage
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,8 @@ mod admin;
 mod forced;
 mod full;
 mod hardcore;
+mod logs;
 mod pair;
 mod source;
 mod stability;
+mod syncs;

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use api::ApiError;
-use api::pool::JobState;
+use api::pool::{JobKind, JobState};
 use migrate::job::{Next, Phase, advance};
 
 use super::refusal;
@@ -36,6 +36,9 @@ impl Leader {
         snapshot: &Snapshot,
         now: Instant,
     ) -> Result<bool, ApiError> {
+        if job.kind == JobKind::Drain {
+            return self.advance_drain(records, job, snapshot, now);
+        }
         let volume = records.volumes.get(&job.volume);
         let work = match job.work() {
             Ok(Some(work)) => work,
@@ -133,7 +136,7 @@ impl Leader {
     }
 
     /// Writes a job, and the volume it changed, unless either was changed meanwhile: then the next look decides anew.
-    fn write_job(
+    pub(in crate::leader) fn write_job(
         &self,
         read: &JobRecord,
         job: JobRecord,
@@ -162,7 +165,7 @@ impl Leader {
             {
                 tx.event(format!("job {id}"), "can no longer be undone; it goes on")?;
             }
-            let object = format!("volume {}", job.volume_name);
+            let object = job.object();
             if job.state.ended() {
                 let why = job
                     .error

@@ -12,6 +12,7 @@ use crate::catalog::Records;
 use crate::catalog::records::JobRecord;
 use crate::inventory::Snapshot;
 use crate::leader::Leader;
+use crate::leader::drain::drain_words;
 use crate::leader::jobs::COMPARE_PHASE;
 use crate::leader::orders::order_words;
 use crate::leader::reconcile::plan_of;
@@ -177,6 +178,9 @@ fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant
     });
     if let Some(((_, node), trouble)) = trouble {
         return format!("node {node}: {}", trouble.error.message);
+    }
+    if job.kind == JobKind::Drain {
+        return drain_words(records, job, snapshot, now);
     }
     let Some(volume) = records.volumes.get(&job.volume) else {
         return "ends".to_owned();

@@ -1,11 +1,13 @@
 //! What does a job of each kind do, as the planner and as people see it?
 
+use std::collections::{BTreeMap, BTreeSet};
+
 use api::pool::{Job, JobKind, JobState};
 use migrate::desired::Placement;
 use migrate::job::{Phase, Work};
 use model::NodeId;
 
-use super::{COMPARE_PHASE, ORDER_PHASE};
+use super::{COMPARE_PHASE, DRAIN_PHASE, ORDER_PHASE};
 use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
 
@@ -14,10 +16,19 @@ impl JobRecord {
     /// [`crate::catalog::Tx::add_job`].
     pub fn new(kind: JobKind, volume: &VolumeRecord, phase: &str) -> JobRecord {
         JobRecord {
-            number: 0,
-            kind,
             volume: volume.id.clone(),
             volume_name: volume.name.clone(),
+            ..JobRecord::on_host(kind, phase)
+        }
+    }
+
+    /// The same for work on a host.
+    pub fn on_host(kind: JobKind, phase: &str) -> JobRecord {
+        JobRecord {
+            number: 0,
+            kind,
+            volume: String::new(),
+            volume_name: String::new(),
             state: JobState::Running,
             phase: phase.to_owned(),
             from: None,
@@ -26,11 +37,22 @@ impl JobRecord {
             gate_micros_max: None,
             order: None,
             losers: Vec::new(),
+            evacuate: false,
+            children: BTreeSet::new(),
+            stuck: BTreeMap::new(),
             note: None,
             verify: None,
             error: None,
             created: clock::now(),
             ended: None,
+        }
+    }
+
+    /// On what it works.
+    pub fn object(&self) -> String {
+        match (&self.from, self.volume.is_empty()) {
+            (Some(node), true) => format!("node {node}"),
+            _ => format!("volume {}", self.volume_name),
         }
     }
 
@@ -69,7 +91,11 @@ impl JobRecord {
             | JobKind::Secondary
             | JobKind::Invalidate
             | JobKind::Resolve
-            | JobKind::FakeSync => None,
+            | JobKind::FakeSync
+            | JobKind::LogRotate
+            | JobKind::LogTrim
+            | JobKind::DropKept
+            | JobKind::Drain => None,
         })
     }
 
@@ -83,6 +109,7 @@ impl JobRecord {
             Ok(None) if matches!(self.kind, JobKind::Invalidate | JobKind::Resolve) => {
                 vec![ORDER_PHASE.to_owned(), Phase::Sync.word().to_owned()]
             }
+            Ok(None) if self.kind == JobKind::Drain => vec![DRAIN_PHASE.to_owned()],
             Ok(None) if self.kind == JobKind::Verify => {
                 vec![ORDER_PHASE.to_owned(), COMPARE_PHASE.to_owned()]
             }
