@@ -20,7 +20,7 @@ use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
     AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, DrainNode,
     DropKept, EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate,
-    Node, NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg,
+    Node, NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg, ResizeVolume,
     ResolveSplitBrain, SCHEMA, SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status,
     SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
 };
@@ -178,6 +178,11 @@ impl Client {
     /// Change how a volume is replicated, while it is in use.
     pub async fn volume_set(&self, name: &str, request: &SetVolume) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/set"), request).await
+    }
+
+    /// Make a volume longer.
+    pub async fn volume_resize(&self, name: &str, request: &ResizeVolume) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/resize"), request).await
     }
 
     /// Change how much of the network a volume may take.

@@ -61,7 +61,7 @@ pub enum Call {
         /// All of them.
         limits: HostLimits,
     },
-    /// Take care of a replica from now on. An existing one of the same id must agree in size and disk.
+    /// Take care of a replica from now on. An existing one of the same id must agree in its disk, and must not be longer.
     VolumeCreate {
         /// Volume id.
         volume: String,
@@ -79,7 +79,7 @@ pub enum Call {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         log_bytes_max: Option<u64>,
     },
-    /// Know a volume without having a replica, so that doors can be opened here (remote doors).
+    /// Know a volume without having a replica, so that doors can be opened here (remote doors); or learn that it is longer.
     VolumeRemote {
         /// Volume id.
         volume: String,
@@ -89,6 +89,15 @@ pub enum Call {
         size_bytes: u64,
         /// Every host with a replica.
         members: Vec<Member>,
+    },
+    /// Make the volume longer while guests use it; asked of the primary, answered once guests may use the new part. Disks that are
+    /// files grow by themselves; block devices must have been extended on every host before. Connected guests see the
+    /// new length when they connect again.
+    VolumeResize {
+        /// Volume id.
+        volume: String,
+        /// The new length; not less than the present one.
+        size_bytes: u64,
     },
     /// The members are these now; a host with a remote door only is told too.
     VolumeMembers {
@@ -512,7 +521,7 @@ pub struct VolumeStatus {
     pub volume: String,
     /// What people call it.
     pub name: String,
-    /// Its length.
+    /// Its length, as guests that connect here now see it.
     pub size_bytes: u64,
     /// Every host with a replica, as known here.
     pub members: Vec<Member>,
@@ -546,6 +555,9 @@ pub struct ReplicaStatus {
     pub state: String,
     /// Why, where the state needs a reason.
     pub reason: Option<String>,
+    /// The volume's length, as far as the log here is applied.
+    #[serde(default)]
+    pub size_bytes: u64,
     /// Primary term.
     pub epoch: u32,
     /// The primary's start within its term.

@@ -23,8 +23,9 @@ pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
     Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, DropKept, KeptHistory, LogRoom,
-    LogRow, MakePrimary, OnNode, OnNodes, ReplicaRow, ResolveSplitBrain, SetLimits, SetNodeLimits, SetSource,
-    SetVolume, SplitBrain, SplitPair, SplitSide, SwitchVolume, Verify, Volume, VolumeList, VolumeLog,
+    LogRow, MakePrimary, OnNode, OnNodes, ReplicaRow, ResizeVolume, ResolveSplitBrain, SetLimits,
+    SetNodeLimits, SetSource, SetVolume, SplitBrain, SplitPair, SplitSide, SwitchVolume, Verify, Volume,
+    VolumeList, VolumeLog,
 };
 
 use serde::{Deserialize, Serialize};

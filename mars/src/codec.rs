@@ -1,7 +1,8 @@
 //! How do numbers and names lie in bytes? Little-endian, checked, never trusting a length.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use model::{Epoch, Lsn, NodeId};
+use model::units::SECTOR_BYTES;
+use model::{Epoch, Lsn, NodeId, SectorRange, VolumeSize};
 
 use crate::lineage::{Digest, Position, Stretch};
 use crate::message::SYNC_EXTENTS_MAX;
@@ -107,6 +108,19 @@ impl Reader {
         (0..count).map(|_| self.node(what)).collect()
     }
 
+    /// A volume's length, in sectors.
+    pub fn size(&mut self, what: &str) -> Result<VolumeSize, DecodeError> {
+        let bytes = self.u64(what)?.checked_mul(SECTOR_BYTES);
+        let size = bytes.map(VolumeSize::new);
+        let size = size.ok_or_else(|| malformed(format!("{what} overflows")))?;
+        size.map_err(|e| malformed(format!("{what}: {e}")))
+    }
+
+    pub fn range(&mut self, what: &str) -> Result<SectorRange, DecodeError> {
+        let (start, count) = (self.u64(what)?, self.u64(what)?);
+        SectorRange::new(start, count).ok_or_else(|| malformed(format!("{what} overflow")))
+    }
+
     pub fn paused(&mut self, what: &str) -> Result<Paused, DecodeError> {
         let bits = self.u8(what)?;
         Paused::from_bits(bits).ok_or_else(|| malformed(format!("{what}: unknown bits in {bits:#04x}")))
@@ -207,6 +221,14 @@ impl Writer {
 
     pub fn lsn(&mut self, v: Lsn) -> &mut Writer {
         self.u64(v.0)
+    }
+
+    pub fn size(&mut self, v: VolumeSize) -> &mut Writer {
+        self.u64(v.sectors().0)
+    }
+
+    pub fn range(&mut self, v: SectorRange) -> &mut Writer {
+        self.u64(v.start.0).u64(v.count.0)
     }
 
     pub fn epoch(&mut self, v: Epoch) -> &mut Writer {

@@ -137,19 +137,16 @@ impl DirtyMap {
         SectorCount((extents * self.extent_sectors).min(self.sectors))
     }
 
-    /// The same set for a volume that has grown to `volume`; what was not there before is named.
-    pub fn grown(&self, volume: SectorCount) -> DirtyMap {
-        let mut grown = DirtyMap::clean(volume);
+    /// The same set for a volume of another length; what is not part of both is not named.
+    pub fn resized(&self, volume: SectorCount) -> DirtyMap {
+        let mut resized = DirtyMap::clean(volume);
         let all = SectorCount(self.sectors);
         let mut at = SectorOffset(0);
         while let Some(run) = self.next_dirty(at, all) {
-            grown.mark(run);
+            resized.mark(run);
             at = run.end();
         }
-        if let Some(tail) = SectorRange::new(self.sectors, volume.0.saturating_sub(self.sectors)) {
-            grown.mark(tail);
-        }
-        grown
+        resized
     }
 
     pub(crate) fn write(&self, w: &mut Writer) {
@@ -287,13 +284,18 @@ mod tests {
     }
 
     #[test]
-    fn a_grown_map_names_the_new_part() {
-        let mut map = DirtyMap::clean(SectorCount(256));
+    fn a_resized_map_names_what_is_part_of_both() {
+        let mut map = DirtyMap::clean(SectorCount(200));
         map.mark(range(0, 1));
-        assert_eq!(
-            runs(&map.grown(SectorCount(512)), 4096),
-            vec![(0, 128), (256, 256)]
-        );
+        map.mark(range(199, 1));
+        let check = |to: u64, want: &[(u64, u64)]| {
+            assert_eq!(runs(&map.resized(SectorCount(to)), 4096), want, "{to}");
+        };
+        check(1000, &[(0, 256)]);
+        check(200, &[(0, 200)]);
+        check(100, &[(0, 100)]);
+        // Extents twice as long.
+        check((64 << 30) / 512 + 8, &[(0, 256)]);
     }
 
     #[test]

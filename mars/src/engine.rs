@@ -13,7 +13,7 @@
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
 //! `ship.rs` is one, `resync.rs` copies disks, `verify.rs` and `repair.rs` compare them, `role.rs` moves the primary,
-//! `takeover.rs` makes one, `fence.rs` deposes one, `split.rs` finds out where histories part, `guest.rs` answers guests,
+//! `grow.rs` makes the volume longer, `takeover.rs` makes one, `fence.rs` deposes one, `split.rs` finds out where histories part, `guest.rs` answers guests,
 //! `switch.rs` is what operators have stopped, `promise.rs` says when a flush may be answered. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
@@ -28,6 +28,7 @@ use model::{
 use crate::event::{Command, CommandError, CommandId, DiskError, Effect, Event, IoId, LinkId, Notice};
 use crate::fence::Hails;
 use crate::follow::Follow;
+use crate::grow::Growth;
 use crate::guest::{Checksum, Guests};
 use crate::limit::{Bucket, Meter, ShipLimit};
 use crate::lineage::{Position, Stretch};
@@ -58,7 +59,7 @@ pub struct Config {
     pub volume: VolumeId,
     /// Whose replica this is.
     pub node: NodeId,
-    /// The volume's length.
+    /// The length of a new replica's volume; one that has a meta knows better.
     pub size: VolumeSize,
     /// All nodes with a replica, this one included.
     pub members: Vec<NodeId>,
@@ -228,6 +229,10 @@ pub(crate) enum Io {
     CopyFlush {
         id: u64,
     },
+    Growth {
+        at: Option<Lsn>,
+        to: VolumeSize,
+    },
 }
 
 /// What waits for a save of the meta.
@@ -248,6 +253,7 @@ pub(crate) enum Then {
     CopyMarked { id: u64 },
     Jumped,
     Opened,
+    Grown,
 }
 
 /// A save under way.
@@ -296,6 +302,7 @@ pub struct Engine {
     pub(crate) tracks: Tracks,
     pub(crate) straight: Straight,
     pub(crate) space: Space,
+    pub(crate) growth: Growth,
     /// Length of the next batch to be read for tracks, when the last read was too short for it.
     pub(crate) tracks_batch_bytes: usize,
     pub(crate) follow: Follow,
@@ -337,7 +344,7 @@ impl Engine {
             generation: 0,
             volume: config.volume,
             node: config.node.clone(),
-            sectors: config.size.range().count,
+            size: config.size,
             role,
             epoch,
             written_back: Position::default(),
@@ -380,6 +387,8 @@ impl Engine {
 
     fn new(now: Tick, config: Config, meta: Meta) -> Engine {
         let trimmed = meta.trimmed;
+        let size = meta.size;
+        let config = Config { size, ..config };
         let peers = config
             .members
             .iter()
@@ -418,6 +427,7 @@ impl Engine {
             tracks: Tracks::default(),
             straight: Straight::default(),
             space: Space::default(),
+            growth: Growth::default(),
             tracks_batch_bytes: 0,
             follow: Follow::new(now),
             hails: Hails::default(),
@@ -455,6 +465,8 @@ impl Engine {
         self.replay = fresh.replay;
         self.space.retracted = false;
         self.resync = None;
+        self.config.size = fresh.config.size;
+        self.growth.forget();
         self.follow.forget_source(self.now);
         self.start_scan();
     }
@@ -501,6 +513,7 @@ impl Engine {
             | Event::VolumeWritten { id }
             | Event::VolumeFlushed { id }
             | Event::RoomTold { id, .. }
+            | Event::VolumeGrown { id, .. }
             | Event::TrackSaved { id, .. }
             | Event::TracksLoaded { id, .. } => {
                 if let Some(io) = self.io.remove(&id) {
@@ -588,6 +601,7 @@ impl Engine {
                 self.barrier_read(link, at, overlay, data);
             }
             (Io::CopyFlush { id }, Event::VolumeFlushed { .. }) => self.copy_flushed(id),
+            (Io::Growth { at, to }, Event::VolumeGrown { result, .. }) => self.disk_grew(at, to, result),
             (io, event) => panic!("the driver answered {io:?} with {event:?}"),
         }
     }
@@ -605,6 +619,7 @@ impl Engine {
         if matches!(self.phase, Phase::Failed { .. }) {
             return;
         }
+        self.pump_growth();
         self.pump_load();
         self.pump_retract();
         self.pump_promotion();
@@ -646,6 +661,7 @@ impl Engine {
             self.hail_due(),
             self.straight_due(),
             self.space_due(),
+            self.growth_due(),
         ]
         .into_iter()
         .flatten()
@@ -712,6 +728,7 @@ impl Engine {
                 Then::CopyMarked { id } => self.copy_marked(id),
                 Then::Jumped => self.jumped(),
                 Then::Opened => self.log_opened(),
+                Then::Grown => self.grown_straight(),
             }
         }
     }
@@ -750,6 +767,7 @@ impl Engine {
             } => self.start_verify(id, repair, bytes_per_second_max, unix_seconds),
             Command::VerifyCancel => self.cancel_verify(id),
             Command::TrimLog => self.trim_now(id),
+            Command::Grow { to } => self.start_grow(id, to),
         }
     }
 
@@ -777,6 +795,10 @@ impl Engine {
             );
         }
         self.fail_take_overs(state == ReplicaState::DefectiveLog, &reason);
+        for id in self.growth.take_asked() {
+            let reason = reason.clone();
+            self.answer(id, Err(CommandError::NotInService { reason }));
+        }
         for saving in std::mem::take(&mut self.saving) {
             if let Then::Answer { id } | Then::Decided { id } = saving.then {
                 let reason = reason.clone();
@@ -825,7 +847,7 @@ impl Engine {
 
     /// The volume as a count of sectors.
     pub(crate) fn sectors(&self) -> SectorCount {
-        self.config.size.range().count
+        self.config.size.sectors()
     }
 
     /// Appends to the lineage what a batch's epoch record says.

@@ -6,7 +6,7 @@
 //! unless said otherwise.
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange};
+use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange, VolumeSize};
 
 use crate::lineage::Position;
 use crate::message::Message;
@@ -226,6 +226,12 @@ pub enum Command {
     VerifyCancel,
     /// Give up what nobody needs of the log, now; else this is put off until there is more of it. Durable when answered.
     TrimLog,
+    /// Make the volume longer while guests use it; of the primary. Answered once guests may use the new part, which reads as
+    /// zeroes; refused when it would be shorter, or when the disk here cannot grow. Replicas follow by themselves.
+    Grow {
+        /// How long it is to be.
+        to: VolumeSize,
+    },
 }
 
 /// The good answer to a command.
@@ -281,6 +287,12 @@ pub enum CommandError {
     /// Another such command is under way.
     #[error("a hand-over is already under way")]
     Busy,
+    /// It is growing already, to another length.
+    #[error("the volume is growing to {} bytes; ask again when it has", to.bytes())]
+    Growing {
+        /// To which.
+        to: VolumeSize,
+    },
     /// A takeover must be in an epoch that nobody can have had.
     #[error("{epoch} is not the first epoch of a takeover after {heard}, which this replica has heard of")]
     OldEpoch {
@@ -391,6 +403,13 @@ pub enum Event {
     VolumeFlushed {
         /// Of the effect.
         id: IoId,
+    },
+    /// Answer to [`Effect::GrowVolume`].
+    VolumeGrown {
+        /// Of the effect.
+        id: IoId,
+        /// Durably done; or nothing a guest could see has changed, and why. A refusal does not put the replica out of service.
+        result: Result<(), DiskError>,
     },
     /// Answer to [`Effect::SaveMeta`]: durable, and so are all saves before it.
     MetaSaved {
@@ -531,6 +550,16 @@ pub enum Effect {
     FlushVolume {
         /// Comes back with the answer.
         id: IoId,
+    },
+    /// Make the volume's disk at least `to` long; what is behind `from` reads as zeroes afterwards, whatever was there. Answered by
+    /// [`Event::VolumeGrown`] once durable. Later operations on the new part wait for it.
+    GrowVolume {
+        /// Comes back with the answer.
+        id: IoId,
+        /// The volume's length so far.
+        from: VolumeSize,
+        /// What it will be.
+        to: VolumeSize,
     },
     /// Replace the replica's durable state atomically; answered by [`Event::MetaSaved`].
     SaveMeta {
@@ -707,6 +736,18 @@ pub enum Notice {
         /// Where.
         at: Lsn,
         /// How.
+        reason: String,
+    },
+    /// The volume is longer here.
+    Grown {
+        /// How long it is.
+        to: VolumeSize,
+    },
+    /// The log says that the volume is longer, but the disk here cannot be; nothing behind that is applied until it can.
+    CannotGrow {
+        /// How long it must be.
+        to: VolumeSize,
+        /// Why, and what happens now.
         reason: String,
     },
     /// A comparison of all replicas has begun.

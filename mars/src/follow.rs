@@ -1,7 +1,7 @@
 //! How does a replica find its source, open a stream, and take in what comes?
 
 use bytes::{Bytes, BytesMut};
-use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
+use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick, VolumeSize};
 
 use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Phase, Then};
@@ -81,6 +81,7 @@ pub(crate) struct Opened {
     epoch: Epoch,
     from: Position,
     from_epoch: Epoch,
+    size: VolumeSize,
     lineage: Vec<Stretch>,
     /// Through whom its log comes.
     via: Vec<NodeId>,
@@ -115,7 +116,7 @@ pub(crate) struct Follow {
     pub begin_anew: bool,
     /// What the source of a partial copy has named, while it streams.
     pub named: Option<(Position, DirtyMap)>,
-    last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset, Paused)>,
+    last_ack: Option<(Lsn, Lsn, Lsn, bool, SectorOffset, VolumeSize, Paused)>,
     /// When the source is told the same again, if something has come from it by then.
     ack_again_at: Tick,
     /// The source has no log for us any more, and an operator wants us to keep what we have.
@@ -274,11 +275,21 @@ impl Engine {
             }
             State::Offered { .. } if self.may_renew_partially() => self.take_offer(),
             State::Renewing {
-                started: false, base, ..
-            } if self.is_quiet() => match base {
-                Some(_) => self.begin_partial(),
-                None => self.begin_renewal(),
-            },
+                started: false,
+                base,
+                source,
+                ..
+            } if self.is_quiet() => {
+                let (base, at, to) = (*base, source.from.lsn, source.size);
+                // What it copies must have a place first.
+                if !self.disk_is_long_enough(at, self.config.size, to) {
+                    return;
+                }
+                match base {
+                    Some(_) => self.begin_partial(),
+                    None => self.begin_renewal(),
+                }
+            }
             State::Emptying { started: false } if self.is_quiet() => {
                 self.follow.state = State::Emptying { started: true };
                 // From here on a restart finds a replica without history, whatever is left of the log.
@@ -415,6 +426,7 @@ impl Engine {
                 via,
                 settings,
                 base,
+                size,
                 lineage,
             } => {
                 self.adopt(settings);
@@ -424,6 +436,7 @@ impl Engine {
                         epoch,
                         from,
                         from_epoch,
+                        size,
                         lineage,
                         via,
                     },
@@ -460,7 +473,7 @@ impl Engine {
             Message::Settings { settings } => self.adopt(settings),
             Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, settings),
             Message::Dirty { base, map } => self.told_dirty(base, map),
-            Message::Repair { start } => self.told_to_repair(start),
+            Message::Repair { range } => self.told_to_repair(range),
             Message::Open { .. }
             | Message::Ack { .. }
             | Message::SyncRequest { .. }
@@ -624,7 +637,8 @@ impl Engine {
         );
         let synced = self.synced();
         let paused = self.paused_now();
-        let ack = (appended, committed, written_back, whole, synced, paused);
+        let size = self.config.size;
+        let ack = (appended, committed, written_back, whole, synced, size, paused);
         // The source's signs of life wake us often enough: no timer of our own is needed.
         if self.follow.last_ack != Some(ack) || self.now >= self.follow.ack_again_at {
             self.follow.last_ack = Some(ack);
@@ -635,6 +649,7 @@ impl Engine {
                 written_back,
                 whole,
                 synced,
+                size,
                 paused,
             };
             self.effects.push_back(Effect::Send { link, message });
@@ -762,9 +777,11 @@ impl Engine {
             epoch,
             from,
             from_epoch,
+            size,
             lineage,
             ..
         } = source;
+        self.begin_size(size);
         // A copy of what changed says nothing about the rest.
         self.meta.faked &= base.is_some();
         self.meta.written_back = from;

@@ -35,6 +35,8 @@ pub(crate) struct Guests {
 pub(crate) struct Checksum {
     id: CommandId,
     next: u64,
+    /// The volume's length when it began.
+    sectors: u64,
     from: Lsn,
     /// Changes without a log when it began.
     changes: u64,
@@ -56,11 +58,6 @@ impl Engine {
     }
 
     pub(crate) fn guest_arrived(&mut self, tag: RequestTag, request: GuestRequest) {
-        if let Some(range) = request.range()
-            && range.end() > self.config.size.range().end()
-        {
-            return self.complete(tag, Err(GuestError::OutOfBounds));
-        }
         match self.phase {
             Phase::Following => {
                 let error = self.not_primary();
@@ -105,6 +102,12 @@ impl Engine {
     }
 
     pub(crate) fn admit(&mut self, tag: RequestTag, request: GuestRequest) {
+        // Not before: a primary that recovers learns from its log how long the volume is.
+        if let Some(range) = request.range()
+            && range.end() > self.config.size.range().end()
+        {
+            return self.complete(tag, Err(GuestError::OutOfBounds));
+        }
         if self.goes_straight(tag, &request) {
             return;
         }
@@ -283,6 +286,7 @@ impl Engine {
         let job = Checksum {
             id,
             next: 0,
+            sectors: self.size_loaded().sectors().0,
             from: self.replay.loaded.lsn,
             changes: self.straight.changes,
             hasher: Box::default(),
@@ -291,7 +295,7 @@ impl Engine {
     }
 
     fn checksum_next(&mut self, job: Checksum) {
-        let left = self.sectors().0 - job.next;
+        let left = job.sectors - job.next;
         if left == 0 {
             self.seal();
             // What changed without a log had no position of its own; and one that is not written may be taken back when the log is
@@ -317,7 +321,7 @@ impl Engine {
     }
 
     pub(crate) fn checksum_read(&mut self, mut job: Checksum, data: VolumeData) {
-        let count = (self.sectors().0 - job.next).min(CHECKSUM_SECTORS);
+        let count = (job.sectors - job.next).min(CHECKSUM_SECTORS);
         match data {
             VolumeData::Data(data) => job.hasher.update(&data),
             VolumeData::Zeroes => job.hasher.update(&vec![0; SectorCount(count).bytes() as usize]),

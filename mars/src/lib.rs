@@ -10,6 +10,7 @@ mod envelope;
 pub mod event;
 mod fence;
 mod follow;
+mod grow;
 mod guest;
 mod limit;
 pub mod lineage;

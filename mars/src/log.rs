@@ -233,6 +233,7 @@ impl Engine {
             self.meta.committed = end;
             self.meta.committed_epoch = epoch;
             self.marks.commit(end.lsn);
+            self.settle_growth();
             self.scan_flushed();
         }
         self.settle_flushes();

@@ -4,7 +4,7 @@
 //! link. Layout: kind u8, then the fields in the order of the variant; little-endian; bulk data last.
 
 use bytes::{Bytes, BytesMut};
-use model::{Epoch, Lsn, NodeId, SectorOffset};
+use model::{Epoch, Lsn, NodeId, SectorOffset, SectorRange, VolumeSize};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::dirty::DirtyMap;
@@ -55,6 +55,8 @@ pub enum Message {
         /// I know what changed since here. If that is on your history, keep your contents: a [`Message::Dirty`] follows,
         /// and only what it names need be compared.
         base: Option<Position>,
+        /// The volume's length; when you must begin anew, at `from`.
+        size: VolumeSize,
         /// Who wrote what, up to my end.
         lineage: Vec<Stretch>,
     },
@@ -103,6 +105,8 @@ pub enum Message {
         whole: bool,
         /// Sectors the running full sync has settled.
         synced: SectorOffset,
+        /// The volume's length as far as my log is loaded.
+        size: VolumeSize,
         /// What is stopped here.
         paused: Paused,
     },
@@ -110,8 +114,8 @@ pub enum Message {
     SyncRequest {
         /// Numbers requests on one link.
         id: u64,
-        /// First sector of the first extent.
-        start: SectorOffset,
+        /// All of them; the last may be shorter than the others.
+        range: SectorRange,
         /// xxh3-128 of each extent as it is here.
         digests: Vec<u128>,
     },
@@ -149,10 +153,10 @@ pub enum Message {
         /// xxh3-128 of each extent; `None` when I cannot tell now.
         digests: Option<Vec<u128>>,
     },
-    /// Primary to replica: the piece that begins here differs; ask for its extents as in a full sync.
+    /// Primary to replica: this piece differs; ask for its extents as in a full sync.
     Repair {
-        /// First sector of the piece.
-        start: SectorOffset,
+        /// The piece.
+        range: SectorRange,
     },
     /// Replica to primary: I have copied the piece that begins here.
     Repaired {
@@ -251,6 +255,7 @@ impl Message {
                 via,
                 settings,
                 base,
+                size,
                 lineage,
             } => {
                 w.u8(2)
@@ -260,7 +265,8 @@ impl Message {
                     .bool(*fresh)
                     .option(*base, |w, base| {
                         w.position(base);
-                    });
+                    })
+                    .size(*size);
                 w.nodes(via);
                 settings.write(&mut w);
                 w.lineage(lineage);
@@ -294,6 +300,7 @@ impl Message {
                 written_back,
                 whole,
                 synced,
+                size,
                 paused,
             } => {
                 w.u8(7)
@@ -302,10 +309,11 @@ impl Message {
                     .lsn(*written_back)
                     .bool(*whole)
                     .u64(synced.0)
+                    .size(*size)
                     .u8(paused.bits());
             }
-            Message::SyncRequest { id, start, digests } => {
-                w.u8(8).u64(*id).u64(start.0).digests(digests);
+            Message::SyncRequest { id, range, digests } => {
+                w.u8(8).u64(*id).range(*range).digests(digests);
             }
             Message::SyncReply { id, end, extents } => {
                 w.u8(9).u64(*id).lsn(*end).u16(extents.len() as u16);
@@ -368,8 +376,8 @@ impl Message {
                         w.digests(digests);
                     });
             }
-            Message::Repair { start } => {
-                w.u8(21).u64(start.0);
+            Message::Repair { range } => {
+                w.u8(21).range(*range);
             }
             Message::Repaired { start } => {
                 w.u8(22).u64(start.0);
@@ -394,6 +402,7 @@ impl Message {
                 from_epoch: r.epoch("from epoch")?,
                 fresh: r.bool("fresh")?,
                 base: r.option("base", |r| r.position("base"))?,
+                size: r.size("size")?,
                 via: r.nodes("via", HOPS_MAX)?,
                 settings: Settings::read(&mut r)?,
                 lineage: r.lineage("lineage")?,
@@ -427,12 +436,13 @@ impl Message {
                 written_back: r.lsn("written back")?,
                 whole: r.bool("whole")?,
                 synced: SectorOffset(r.u64("synced")?),
+                size: r.size("size")?,
                 paused: r.paused("paused")?,
             },
             8 => {
-                let (id, start) = (r.u64("id")?, SectorOffset(r.u64("start")?));
+                let (id, range) = (r.u64("id")?, r.range("extents")?);
                 let digests = r.digests("digests")?;
-                Message::SyncRequest { id, start, digests }
+                Message::SyncRequest { id, range, digests }
             }
             9 => {
                 let (id, end) = (r.u64("id")?, r.lsn("end")?);
@@ -477,7 +487,7 @@ impl Message {
                 digests: r.option("digests", |r| r.digests("digests"))?,
             },
             21 => Message::Repair {
-                start: SectorOffset(r.u64("start")?),
+                range: r.range("piece")?,
             },
             22 => Message::Repaired {
                 start: SectorOffset(r.u64("start")?),

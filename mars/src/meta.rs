@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, NodeId, Role, SectorCount, SectorOffset, SectorRange, VolumeId};
+use model::{Epoch, Lsn, NodeId, Role, SectorOffset, VolumeId, VolumeSize};
 
 use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::envelope;
@@ -35,8 +35,8 @@ pub struct Meta {
     pub volume: VolumeId,
     /// Which host's replica.
     pub node: NodeId,
-    /// The volume's length.
-    pub sectors: SectorCount,
+    /// The volume's length at `written_back`: what the log has from there on may make it longer.
+    pub size: VolumeSize,
     /// Its role.
     pub role: Role,
     /// Highest epoch ever heard of; as primary, one's own.
@@ -116,7 +116,7 @@ impl Meta {
         w.u64(self.generation)
             .u128(self.volume.0)
             .node(&self.node)
-            .u64(self.sectors.0);
+            .size(self.size);
         w.u8(match self.role {
             Role::Primary => 1,
             Role::Secondary => 2,
@@ -178,7 +178,7 @@ impl Meta {
             generation: r.u64("generation")?,
             volume: VolumeId(r.u128("volume")?),
             node: r.node("node")?,
-            sectors: SectorCount(r.u64("sectors")?),
+            size: r.size("size")?,
             role: match r.u8("role")? {
                 1 => Role::Primary,
                 2 => Role::Secondary,
@@ -242,8 +242,7 @@ fn encode_run(w: &mut Writer, run: &VerifyRun) {
     }
     w.u16(run.differences.len() as u16);
     for difference in &run.differences {
-        let range = difference.range;
-        w.node(&difference.node).u64(range.start.0).u64(range.count.0);
+        w.node(&difference.node).range(difference.range);
         w.bool(difference.repaired);
     }
     w.u8(match run.ended {
@@ -276,10 +275,9 @@ fn decode_run(r: &mut Reader) -> Result<VerifyRun, DecodeError> {
             })
         })?,
         differences: r.list("differences", |r| {
-            let (node, start, count) = (r.node("node")?, r.u64("start")?, r.u64("count")?);
             Ok(Difference {
-                node,
-                range: SectorRange::new(start, count).ok_or_else(|| malformed("a difference overflows"))?,
+                node: r.node("node")?,
+                range: r.range("a difference")?,
                 repaired: r.bool("repaired")?,
             })
         })?,

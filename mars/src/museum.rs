@@ -71,6 +71,8 @@ mutants! {
     ZeroesLost, "MARS, discards never reach a replica", "replay forgets zeroes that are shorter than an extent";
     DivergenceDropped, "DRBD ChangeLog 9.3.1–9.3.3, equal UUIDs", "a stream is opened without comparing digests";
     UnloggedUnmarked, "MARS, emergency mode remembers nothing", "what changes without a log is not durably marked for those who lack it";
+    TailNotCleared, "LVM, new extents hold what was there before", "a disk that grows is not cleared: replicas differ where nobody has written";
+    GrownBeforeLogged, "MARS, the size is no part of the log", "guests use the new part before the growth is durable";
     UptodateUnseen, "linstor-server#75, StandAlone but UpToDate", "a replica without a source calls itself up to date";
 }
 

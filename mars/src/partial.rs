@@ -132,6 +132,7 @@ impl Engine {
 
     /// Hands to the copy what the source has named.
     pub(crate) fn name_dirty(&mut self) {
+        let sectors = self.sectors();
         let (
             SyncState::Copying {
                 base: Some(begun), ..
@@ -141,14 +142,14 @@ impl Engine {
         else {
             return;
         };
-        let sectors = self.config.size.range().count;
         // It is said once for a stream; a copy that is paused and resumed needs it again.
         if let Some((base, map)) = &self.follow.named
             && *base == begun
-            && map.sectors() == sectors
         {
+            // Where the volume has grown meanwhile, the log brings the rest.
+            let map = map.clone().resized(sectors);
             let partial = Some(map.dirty());
-            resync.told(map.clone());
+            resync.told(map);
             if let Some(source) = self.follow.source().cloned() {
                 self.notice(Notice::SyncStarted { source, partial });
             }

@@ -21,6 +21,7 @@
 //!           4 epoch       first record of an epoch; data = count bytes, the writer's node name
 //!           5 barrier     start, count in sectors; everybody digests them as they are at the end of the batch
 //!           6 verified    start = unix seconds; data = count bytes: lsn u64, nodes u16, names; found equal since then
+//!           7 grow        start = new length in sectors; data = 8 bytes: the old one; what is between reads as zeroes; alone in its batch
 //! ```
 //!
 //! Little-endian throughout. The digest of a batch is xxh3-128 of all its bytes; since they hold the digest of its
@@ -29,7 +30,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use model::units::SECTOR_BYTES;
-use model::{Epoch, Lsn, NodeId, SectorRange, VolumeId};
+use model::{Epoch, Lsn, NodeId, SectorRange, VolumeId, VolumeSize};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::lineage::{Digest, Position};
@@ -49,7 +50,7 @@ pub const BATCH_PAYLOAD_GOAL_BYTES: usize = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 3 << 20;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PDB1");
-const VERSION: u16 = 4;
+const VERSION: u16 = 5;
 const TABLE_ENTRY_BYTES: usize = 16;
 const FLAG_UNMAP: u8 = 1;
 
@@ -97,6 +98,13 @@ pub enum Record {
         /// Which.
         nodes: Vec<NodeId>,
     },
+    /// The volume is longer from here on; the new part reads as zeroes.
+    Grow {
+        /// How long it was.
+        from: VolumeSize,
+        /// How long it is; more.
+        to: VolumeSize,
+    },
 }
 
 impl Record {
@@ -113,6 +121,7 @@ impl Record {
         match self {
             Record::Write { range, data } => Some((*range, Some(data))),
             Record::Discard { range } | Record::Zeroes { range, .. } => Some((*range, None)),
+            Record::Grow { from, to } => Some((from.tail_up_to(*to), None)),
             Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } => None,
         }
     }
@@ -121,6 +130,14 @@ impl Record {
     pub fn data_bytes(&self) -> u64 {
         let data = self.change().and_then(|(_, data)| data);
         data.map_or(0, |data| data.len() as u64)
+    }
+
+    /// From which length to which the volume grows, if this says so.
+    pub fn growth(&self) -> Option<(VolumeSize, VolumeSize)> {
+        match self {
+            Record::Grow { from, to } => Some((*from, *to)),
+            _ => None,
+        }
     }
 
     /// The sectors it changes; `None` for one that changes none.
@@ -383,8 +400,23 @@ impl Batch {
                     fields.finish("verified").map_err(|e| bad(e.to_string()))?;
                     record
                 }
+                7 => {
+                    let mut fields = Reader::new(take(u64::from(count))?);
+                    let from = fields.size("length before").map_err(|e| bad(e.to_string()))?;
+                    fields.finish("growth").map_err(|e| bad(e.to_string()))?;
+                    let to = start.checked_mul(SECTOR_BYTES).map(VolumeSize::new);
+                    let to = to.ok_or_else(|| bad("length overflows"))?;
+                    let to = to.map_err(|e| bad(e.to_string()))?;
+                    if from >= to {
+                        return Err(bad(format!("a volume of {from} cannot grow to {to}")));
+                    }
+                    Record::Grow { from, to }
+                }
                 other => return Err(bad(format!("record kind {other} is unknown"))),
             });
+        }
+        if records.len() > 1 && records.iter().any(|record| record.growth().is_some()) {
+            return Err(bad("a growth is not alone in its batch"));
         }
         if data_at != payload.len() {
             return Err(bad("payload has data that no record owns"));
@@ -463,6 +495,12 @@ impl BatchBuilder {
                 });
                 let fields = fields.into_bytes().freeze();
                 (6, 0, fields.len() as u64, began.unix_seconds, fields)
+            }
+            Record::Grow { from, to } => {
+                let mut fields = Writer::default();
+                fields.size(*from);
+                let fields = fields.into_bytes().freeze();
+                (7, 0, fields.len() as u64, to.sectors().0, fields)
             }
         };
         self.table.put_u8(kind);

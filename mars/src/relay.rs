@@ -194,6 +194,8 @@ impl Engine {
         peer.committed = committed;
         peer.replayed = written_back;
         peer.whole = true;
+        // That it is as long, it says once it follows us itself.
+        peer.size = None;
         peer.paused = paused;
         peer.counts |= caught_up;
         if !matches!(self.phase, Phase::Serving) {

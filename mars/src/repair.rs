@@ -11,7 +11,7 @@ use model::{Lsn, Role, SectorOffset, SectorRange};
 
 use crate::engine::{Engine, Io, Then};
 use crate::event::{Effect, LinkId, VolumeData};
-use crate::message::{Message, SyncExtent};
+use crate::message::{Message, SYNC_EXTENT_SECTORS, SYNC_EXTENTS_MAX, SyncExtent};
 use crate::meta::SyncState;
 use crate::resync::{Write, digests_of, writes_of};
 use crate::shadow::Overlay;
@@ -21,6 +21,9 @@ const READS_MAX: usize = 4;
 
 /// Pieces that may wait for their copy: as many as a run has at most.
 const QUEUE_MAX: usize = 1024;
+
+/// A longer piece could not be asked for at once.
+const PIECE_SECTORS_MAX: u64 = SYNC_EXTENT_SECTORS * SYNC_EXTENTS_MAX as u64;
 
 /// Copies from the primary.
 #[derive(Debug, Default)]
@@ -104,13 +107,11 @@ impl Engine {
     }
 
     /// The primary has found a piece different here.
-    pub(crate) fn told_to_repair(&mut self, start: SectorOffset) {
-        let count = self
-            .verify_step_sectors()
-            .min(self.sectors().0.saturating_sub(start.0));
-        let Some(range) = SectorRange::new(start.0, count).filter(|range| !range.is_empty()) else {
+    pub(crate) fn told_to_repair(&mut self, range: SectorRange) {
+        let fits = range.end().0 <= self.sectors().0 && range.count.0 <= PIECE_SECTORS_MAX;
+        if !fits || range.is_empty() {
             return;
-        };
+        }
         if self.repair.queue.len() < QUEUE_MAX && !self.repair.queue.contains(&range) {
             self.repair.queue.push_back(range);
         }
@@ -184,7 +185,7 @@ impl Engine {
         copy.step = Step::Asked;
         let message = Message::SyncRequest {
             id,
-            start: copy.range.start,
+            range: copy.range,
             digests: digests_of(data, copy.range),
         };
         self.effects.push_back(Effect::Send { link, message });

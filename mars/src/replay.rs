@@ -254,7 +254,12 @@ impl Engine {
         let full = self.shadow.bytes() >= self.config.shadow_bytes_max / 2
             && !self.shadow.active.is_empty()
             && !self.holds_back_log();
-        if loading || stopped || full || self.replay.loaded.lsn >= self.load_limit() {
+        if loading
+            || stopped
+            || full
+            || self.growth.holds_load()
+            || self.replay.loaded.lsn >= self.load_limit()
+        {
             return;
         }
         let bytes_max = self.read_bytes().max(self.replay.batch_bytes);
@@ -272,6 +277,17 @@ impl Engine {
             match Batch::decode_next(&rest, self.config.volume, self.replay.loaded, Epoch::NONE) {
                 Ok(batch) if batch.end.lsn > limit => break,
                 Ok(batch) => {
+                    let growth = batch.records.first().and_then(Record::growth);
+                    if let Some((from, to)) = growth {
+                        let (at, size) = (batch.header.lsn, self.config.size);
+                        if from != size {
+                            let reason = format!("a volume of {size} grows as if it had {from}");
+                            return self.defective_log(at, reason);
+                        }
+                        if !self.disk_is_long_enough(at, from, to) {
+                            break;
+                        }
+                    }
                     rest = rest.slice(batch.header.batch_bytes as usize..);
                     let barriers: Vec<_> = batch.records.iter().filter_map(Record::barrier).collect();
                     batch
@@ -280,6 +296,9 @@ impl Engine {
                         .filter(|record| !is_lost(record))
                         .for_each(|record| self.enter_shadow(record));
                     self.replay.loaded = batch.end;
+                    if let Some((_, to)) = growth {
+                        self.grown(batch.end.lsn, to);
+                    }
                     for range in barriers {
                         self.barrier_reached(batch.end.lsn, range);
                     }
@@ -300,7 +319,9 @@ impl Engine {
             Record::Discard { range } | Record::Zeroes { range, .. } => {
                 self.shadow.active.insert(range, VolumeData::Zeroes);
             }
-            Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } => {}
+            // The new part is made zeroes on the disk before the record is loaded: see `grow.rs`.
+            Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } | Record::Grow { .. } => {
+            }
         }
     }
 

@@ -343,7 +343,7 @@ impl Engine {
         piece.step = Step::Asked;
         let range = piece.range;
         let digests = digests_of(&data, range);
-        let message = Message::SyncRequest { id, start, digests };
+        let message = Message::SyncRequest { id, range, digests };
         self.effects.push_back(Effect::Send { link, message });
     }
 
@@ -442,15 +442,13 @@ impl Engine {
     }
 
     /// As source: compare a replica's extents with ours.
-    pub(crate) fn sync_asked(&mut self, link: LinkId, id: u64, start: SectorOffset, digests: Vec<u128>) {
+    pub(crate) fn sync_asked(&mut self, link: LinkId, id: u64, range: SectorRange, digests: Vec<u128>) {
+        let fits = range.end().0 <= self.sectors().0
+            && range.count.0.div_ceil(SYNC_EXTENT_SECTORS) == digests.len() as u64;
         // A request that is not answered would be waited for without end; whoever is turned away asks again.
-        if !matches!(self.phase, Phase::Serving) || start.0 >= self.sectors().0 {
+        if !matches!(self.phase, Phase::Serving) || range.is_empty() || !fits {
             return self.close_ship(link);
         }
-        let count = (digests.len() as u64 * SYNC_EXTENT_SECTORS).min(self.sectors().0 - start.0);
-        let Some(range) = SectorRange::new(start.0, count) else {
-            return;
-        };
         // What has entered the shadow must have a position, so that `end` can name it.
         self.seal();
         let end = self.log.sealed.lsn;

@@ -208,14 +208,21 @@ impl Engine {
             return self.give_up_hand_over(CommandError::NotMember { node: to });
         };
         let (peer_committed, peer_replayed) = (peer.committed, peer.replayed);
+        let is_as_long = peer.size == Some(self.config.size);
         match step {
             Step::Draining { until } => {
                 // What the successor has not on its disk must fit into its shadow, or its guests would wait for its disk.
                 let near = self.log.sealed.lsn.since(peer_committed) <= GATE_LAG_BYTES
+                    && !self.growth.is_under_way()
+                    && is_as_long
                     && self.log.sealed.lsn.since(peer_replayed) <= self.config.shadow_bytes_max / 2;
                 if near {
                     self.set_step(Step::Gated { since: self.now });
                     self.pump_hand_over();
+                } else if self.now >= until && !is_as_long {
+                    let bytes = self.config.size.bytes();
+                    let reason = format!("its disk has not grown to {bytes} bytes yet");
+                    self.give_up_hand_over(CommandError::NotReady { node: to, reason });
                 } else if self.now >= until {
                     self.give_up_hand_over(CommandError::TimedOut { node: to });
                 }
@@ -281,6 +288,7 @@ impl Engine {
             .values()
             .all(|peer| self.sent_to(peer).is_none() || !peer.whole || peer.committed == end);
         let settled = self.settle_straight();
+        let settled = settled && !self.growth.is_under_way();
         let here = settled && self.marks.committed() == end && self.log.nobody_waits_here();
         let all_is_well = followers_have_it && self.log.wait_replicas.is_empty();
         if here && (all_is_well || gate_micros >= gate_micros_max) {

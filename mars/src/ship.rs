@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick};
+use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick, VolumeSize};
 
 use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{CommandError, CommandId, Effect, LinkId, Notice};
@@ -40,6 +40,8 @@ pub(crate) struct Peer {
     pub whole: bool,
     /// Sectors its full sync has settled.
     pub synced: SectorOffset,
+    /// The volume's length as far as its log is loaded; unknown until it has said so.
+    pub size: Option<VolumeSize>,
     /// The link it follows.
     pub link: Option<LinkId>,
     /// Log that it takes in.
@@ -64,6 +66,7 @@ impl Peer {
             replayed: trimmed,
             whole: false,
             synced: SectorOffset(0),
+            size: None,
             link: None,
             drain: Meter::default(),
             paused: Paused::default(),
@@ -209,6 +212,7 @@ impl Engine {
                     written_back,
                     whole,
                     synced,
+                    size,
                     paused,
                 } => {
                     let caught_up = self.may_be_waited_for(committed);
@@ -233,6 +237,7 @@ impl Engine {
                     peer.replayed = written_back;
                     peer.whole = whole;
                     peer.synced = synced;
+                    peer.size = Some(size);
                     peer.paused = paused;
                     peer.fresh = peer.fresh.filter(|_| !whole);
                     peer.via = None;
@@ -247,7 +252,7 @@ impl Engine {
                 Message::SurveyRequest => self.asked_for_survey(link),
                 Message::Fork { at, side } => self.fork_told(link, at, side),
                 Message::Hail { epoch, primary } => self.hailed(link, epoch, primary),
-                Message::SyncRequest { id, start, digests } => self.sync_asked(link, id, start, digests),
+                Message::SyncRequest { id, range, digests } => self.sync_asked(link, id, range, digests),
                 Message::Digests { at, start, digests } => {
                     if let Some(node) = self.links.get(&link).map(|link| link.peer.clone()) {
                         self.verify_answered(node, at, start, digests);
@@ -466,6 +471,7 @@ impl Engine {
             via,
             settings: self.meta.settings,
             base,
+            size: self.config.size,
             lineage,
         };
         self.effects.push_back(Effect::Send { link, message });

@@ -181,6 +181,7 @@ impl Engine {
         // Who began to write there has not.
         self.meta.lineage.retain(|stretch| stretch.from.lsn < end);
         self.tracks.retract(self.log.sealed);
+        self.growth.retract(end);
         if matches!(self.round, Round::Committing { end: round } if round.lsn > end) {
             self.round = Round::Idle;
         }
@@ -266,6 +267,7 @@ impl Engine {
         self.round = Round::Idle;
         self.round_due = None;
         self.replay = Replay::from(self.meta.written_back);
+        self.forget_growth();
         self.space.retracted = false;
     }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, Tick};
+use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, Tick, VolumeSize};
 
 use crate::engine::{Engine, Phase};
 use crate::lineage::{Position, Stretch};
@@ -32,6 +32,8 @@ pub struct Status {
     pub serving: bool,
     /// Whether contents change without a log, or have lately: then no position says which version this is.
     pub straight: bool,
+    /// The volume's length, as far as its log is loaded.
+    pub size: VolumeSize,
     /// Positions in the log.
     pub watermarks: Watermarks,
     /// End of the log and its digest.
@@ -122,6 +124,8 @@ pub struct PeerStatus {
     pub lag_micros: u64,
     /// Sectors settled by its full sync; the volume's length when whole.
     pub synced: SectorOffset,
+    /// The volume's length as far as its log is loaded there; unknown until it has said so.
+    pub size: Option<VolumeSize>,
     /// Its log was given up: so many sectors will be compared when it comes back.
     pub dirty: Option<SectorCount>,
     /// When it was last found equal to the others.
@@ -142,6 +146,10 @@ impl Engine {
     pub fn status(&self, now: Tick) -> Status {
         let now = self.now.max(now);
         let (state, reason) = self.state();
+        let reason = match state {
+            ReplicaState::DefectiveLog | ReplicaState::SplitBrain => reason,
+            _ => self.growth.trouble().or(reason),
+        };
         let syncing = self.resync.is_some();
         let sync_bytes_per_second = if syncing {
             self.sync_meter.per_second(now)
@@ -165,6 +173,7 @@ impl Engine {
             primary: self.primary_hint(),
             serving: matches!(self.phase, Phase::Serving),
             straight: self.meta.straight,
+            size: self.config.size,
             watermarks: self.marks,
             tip: self.log.appended,
             lineage: self.meta.lineage.clone(),
@@ -214,6 +223,11 @@ impl Engine {
         }
     }
 
+    /// The volume's length, as far as the log is loaded.
+    pub fn size(&self) -> VolumeSize {
+        self.config.size
+    }
+
     /// Our epoch while our role is primary, whether we serve yet or not: what a guest's request is checked against.
     pub fn primary_in(&self) -> Option<Epoch> {
         (self.meta.role == Role::Primary).then_some(self.meta.epoch)
@@ -258,7 +272,9 @@ impl Engine {
                 ),
                 (Some(_), SyncState::Whole) => {
                     let known = self.follow.primary_committed;
-                    let caught_up = known > model::Lsn(0) && self.marks.committed() >= known;
+                    let caught_up = known > model::Lsn(0)
+                        && self.marks.committed() >= known
+                        && self.growth.trouble().is_none();
                     (
                         if caught_up {
                             ReplicaState::Uptodate
@@ -300,6 +316,7 @@ impl Engine {
         let sent = self.sent_to(peer);
         let lag_bytes = self.marks.appended().since(peer.committed);
         let lag_micros = self.lag_micros(now, peer.committed);
+        let is_as_long = peer.size.is_none_or(|size| size >= self.config.size);
         let via = peer
             .via
             .and_then(|link| self.links.get(&link))
@@ -310,7 +327,7 @@ impl Engine {
             None => ReplicaState::Unreachable,
             Some(_) if peer.paused.holding(peer.whole).any() => ReplicaState::Paused,
             Some(_) if !peer.whole => ReplicaState::Syncing,
-            Some(_) if lag_micros <= UPTODATE_MICROS => ReplicaState::Uptodate,
+            Some(_) if lag_micros <= UPTODATE_MICROS && is_as_long => ReplicaState::Uptodate,
             Some(_) => ReplicaState::Behind,
         };
         PeerStatus {
@@ -322,6 +339,7 @@ impl Engine {
             lag_bytes,
             lag_micros,
             synced: peer.synced,
+            size: peer.size,
             dirty: self.tracks.get(node).map(|track| track.map.dirty()),
             verified: self.last_verified(node),
             paused: peer.paused,

@@ -93,6 +93,14 @@ pub(crate) struct Straight {
     durable: u64,
 }
 
+impl Straight {
+    /// The volume is longer, and maps of its former length say nothing of the new one: what waits is named again.
+    pub fn forget_marks(&mut self) {
+        self.marked = None;
+        self.marking = None;
+    }
+}
+
 impl Default for Straight {
     fn default() -> Straight {
         Straight {

@@ -82,6 +82,7 @@ impl Engine {
     pub(crate) fn pump_survey(&mut self) {
         // A copy that a stream of before still has under way may yet fill a hole.
         let settled = !self.io.values().any(|io| matches!(io, Io::SyncWrite { .. }));
+        let sectors = self.sectors();
         let Some(resync) = &mut self.resync else { return };
         let Some(surveys) = resync.surveys() else { return };
         match (surveys.own.window(), &surveys.theirs) {
@@ -92,8 +93,9 @@ impl Engine {
                 self.effects.push_back(Effect::VolumeStatus { id, range });
             }
             (None, Some(theirs)) => {
-                let mut map = surveys.own.map.clone();
-                map.join(theirs);
+                // Where the volume has grown meanwhile, or the source had heard of it first, the log brings the rest.
+                let mut map = surveys.own.map.resized(sectors);
+                map.join(&theirs.resized(sectors));
                 resync.told(map);
             }
             _ => {}
@@ -110,9 +112,7 @@ impl Engine {
 
     /// The source says where it has data.
     pub(crate) fn told_survey(&mut self, said_end: Lsn, map: DirtyMap) {
-        let sectors = self.sectors();
         if let Some(surveys) = self.resync.as_mut().and_then(|resync| resync.surveys())
-            && map.sectors() == sectors
             && let SyncState::Copying { end, .. } = &mut self.meta.sync
         {
             *end = (*end).max(said_end);

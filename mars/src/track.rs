@@ -149,6 +149,18 @@ impl Engine {
             .for_each(|track| track.map.mark(range));
     }
 
+    /// The volume has grown. The new part is not named: a peer that begins with a partial copy makes its own zeroes first, and
+    /// what is written to it from now on is marked.
+    pub(crate) fn grow_tracks(&mut self) {
+        let sectors = self.sectors();
+        for track in self.tracks.of.values_mut() {
+            // One from before a restart may know of a growth that is not loaded yet.
+            if track.map.sectors() < sectors {
+                track.map = track.map.resized(sectors);
+            }
+        }
+    }
+
     /// Begins to remember what `peer` lacks, while the log still tells.
     pub(crate) fn begin_track(&mut self, peer: &NodeId) {
         let Some(begin) = self.peers.get(peer).map(|peer| peer.committed) else {
@@ -228,7 +240,6 @@ impl Engine {
     fn is_of_use(&self, saved: &SavedTrack) -> bool {
         saved.term == self.meta.epoch.term
             && self.peers.contains_key(&saved.peer)
-            && saved.map.sectors() == self.sectors()
             && saved.base.lsn <= saved.covered.lsn
             && self.covered_by(saved).lsn >= self.meta.trimmed
             && self.covered_by(saved).lsn <= self.log.sealed.lsn
@@ -251,6 +262,7 @@ impl Engine {
     fn resume_track(&mut self, saved: SavedTrack) {
         let covered = self.covered_by(&saved);
         let SavedTrack { peer, base, map, .. } = saved;
+        let map = map.resized(map.sectors().max(self.sectors()));
         if let Some(peer) = self.peers.get_mut(&peer) {
             peer.counts = false;
             peer.committed = peer.committed.min(base.lsn);
@@ -335,6 +347,7 @@ impl Engine {
                             batch
                                 .records
                                 .iter()
+                                .filter(|record| record.growth().is_none())
                                 .filter_map(Record::range)
                                 .for_each(|range| track.map.mark(range));
                             read.covered = batch.end;

@@ -207,7 +207,7 @@ fn bytes_of(range: SectorRange, mask: u32) -> u64 {
 
 impl Engine {
     /// Length of the pieces; a small volume has smaller ones, so that small worlds take the same paths as large ones.
-    pub(crate) fn verify_step_sectors(&self) -> u64 {
+    fn verify_step_sectors(&self) -> u64 {
         let extents = self.sectors().0 / SYNC_EXTENT_SECTORS / 8;
         extents.clamp(1, SYNC_EXTENTS_MAX as u64) * SYNC_EXTENT_SECTORS
     }
@@ -662,12 +662,12 @@ impl Engine {
             copies.clear();
             piece.step = Step::Settled;
         }
-        let start = piece.range.start;
+        let range = piece.range;
         for (node, range) in news {
             self.notice(Notice::Difference { node, range });
         }
         for node in copies {
-            let message = Message::Repair { start };
+            let message = Message::Repair { range };
             if let Some(link) = self.peers.get(&node).and_then(|peer| peer.link) {
                 self.effects.push_back(Effect::Send { link, message });
             }

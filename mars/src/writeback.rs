@@ -177,6 +177,11 @@ impl Engine {
         self.marks.write_back(end.lsn);
         self.shadow.drop_frozen();
         self.round = Round::Idle;
+        if let Some(size) = self.growth.written_back(end.lsn) {
+            self.meta.size = size;
+            // Soon, so that whoever starts again need not read it in the log first.
+            self.save(Then::Nothing);
+        }
     }
 }
 

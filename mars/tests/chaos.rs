@@ -273,6 +273,7 @@ impl World {
             Effect::ReadVolume { .. }
             | Effect::WriteVolume { .. }
             | Effect::FlushVolume { .. }
+            | Effect::GrowVolume { .. }
             | Effect::VolumeStatus { .. } => host.disk_queue.push_back(effect),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
                 host.meta_queue.push_back(effect);

@@ -8,8 +8,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use mars::{
-    Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, Effect, Engine, Event, GuestError,
-    GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, Switch, VolumeData,
+    Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, DiskError, Effect, Engine, Event,
+    GuestError, GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, Switch, VolumeData,
 };
 use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, Tick, VolumeId, VolumeSize};
 
@@ -24,6 +24,8 @@ struct Host {
     meta: Option<Meta>,
     tracks: BTreeMap<NodeId, Bytes>,
     inbox: VecDeque<Event>,
+    /// How long its disk can be.
+    room_bytes: usize,
 }
 
 /// Every host of one volume, with disks that answer at once and links that neither lose nor wait.
@@ -83,6 +85,7 @@ impl World {
             meta: None,
             tracks: BTreeMap::new(),
             inbox: VecDeque::new(),
+            room_bytes: 1 << 30,
         };
         self.hosts.insert(name.to_owned(), host);
     }
@@ -212,6 +215,20 @@ impl World {
                 host.inbox.push_back(Event::VolumeWritten { id });
             }
             Effect::FlushVolume { id } => host.inbox.push_back(Event::VolumeFlushed { id }),
+            Effect::GrowVolume { id, from, to } => {
+                let (from, to) = (from.bytes() as usize, to.bytes() as usize);
+                let result = if to > host.room_bytes {
+                    Err(DiskError {
+                        operation: "grow".to_owned(),
+                        reason: "no space left on device".to_owned(),
+                    })
+                } else {
+                    host.disk.resize(to.max(host.disk.len()), 0xEE);
+                    host.disk[from..to].fill(0);
+                    Ok(())
+                };
+                host.inbox.push_back(Event::VolumeGrown { id, result });
+            }
             Effect::SaveMeta { generation, meta } => {
                 host.meta = Some(Meta::decode(meta.encode()).unwrap());
                 host.inbox.push_back(Event::MetaSaved { generation });
@@ -295,14 +312,16 @@ impl World {
         self.replies.remove(&tag).expect("answered in time")
     }
 
-    fn command(&mut self, name: &str, command: Command) -> Result<Answer, CommandError> {
+    fn command_later(&mut self, name: &str, command: Command) -> CommandId {
         self.next += 1;
         let id = CommandId(self.next);
-        self.hosts
-            .get_mut(name)
-            .unwrap()
-            .inbox
-            .push_back(Event::Command { id, command });
+        let inbox = &mut self.hosts.get_mut(name).unwrap().inbox;
+        inbox.push_back(Event::Command { id, command });
+        id
+    }
+
+    fn command(&mut self, name: &str, command: Command) -> Result<Answer, CommandError> {
+        let id = self.command_later(name, command);
         self.run(500);
         self.answers.remove(&id).expect("answered in time")
     }
@@ -723,4 +742,114 @@ fn an_operator_vouches_for_a_disk_and_the_status_says_so() {
     assert_eq!((status.state, status.faked), (ReplicaState::Uptodate, true));
     assert_eq!(world.checksum("a"), world.checksum("b"));
     assert!(matches!(world.hand_over("a", "b"), Ok(Answer::HandedOver { .. })));
+}
+
+fn grow(to: u64) -> Command {
+    let to = VolumeSize::new(to).unwrap();
+    Command::Grow { to }
+}
+
+fn new_part(world: &mut World) -> Result<Reply, GuestError> {
+    let data = Bytes::from(vec![9; 512]);
+    let range = range(SIZE / 512, 1);
+    let fua = false;
+    world.ask("a", GuestRequest::Write { range, data, fua })
+}
+
+#[test]
+fn a_volume_grows_under_its_guests_and_on_every_replica() {
+    let mut world = World::new("a", &["b"]);
+    world.write("a", 0, 8, 1);
+    world.run(1000);
+    assert_eq!(new_part(&mut world), Err(GuestError::OutOfBounds));
+    assert_eq!(world.command("b", grow(2 * SIZE)), Err(CommandError::NotPrimary));
+    let refused = world.command("a", grow(SIZE - 4096));
+    assert!(matches!(refused, Err(CommandError::Unfit { reason }) if reason.contains("does not shrink")));
+    assert_eq!(world.command("a", grow(2 * SIZE)), Ok(Answer::Done));
+    assert_eq!(world.command("a", grow(2 * SIZE)), Ok(Answer::Done));
+    assert_eq!(new_part(&mut world), Ok(Reply::Done));
+    assert_eq!(
+        world.read("a", SIZE / 512 + 1, 8),
+        vec![0; 4096],
+        "new space is clear"
+    );
+    world.run(1000);
+    for name in ["a", "b"] {
+        assert_eq!(world.status(name).size.bytes(), 2 * SIZE);
+        assert_eq!(world.hosts[name].meta.as_ref().unwrap().size.bytes(), 2 * SIZE);
+    }
+    assert_eq!(world.hosts["a"].disk, world.hosts["b"].disk);
+    assert_eq!(world.checksum("a"), world.checksum("b"));
+    // Their configuration still says what the volume was made with.
+    world.restart("a");
+    world.restart("b");
+    world.run(1000);
+    assert_eq!(world.read("a", SIZE / 512, 1), vec![9; 512]);
+    assert!(world.hand_over("a", "b").is_ok());
+    assert_eq!(world.read("b", SIZE / 512, 1), vec![9; 512]);
+}
+
+#[test]
+fn a_growth_is_refused_where_the_primary_has_no_room_and_waits_where_a_replica_has_none() {
+    let mut world = World::new("a", &["b"]);
+    world.run(1000);
+    world.hosts.get_mut("a").unwrap().room_bytes = SIZE as usize;
+    let refused = world.command("a", grow(2 * SIZE));
+    assert!(matches!(refused, Err(CommandError::Unfit { reason }) if reason.contains("no space left")));
+    assert_eq!(new_part(&mut world), Err(GuestError::OutOfBounds));
+    world.hosts.get_mut("a").unwrap().room_bytes = 4 * SIZE as usize;
+    world.hosts.get_mut("b").unwrap().room_bytes = SIZE as usize;
+    assert_eq!(world.command("a", grow(2 * SIZE)), Ok(Answer::Done));
+    assert_eq!(new_part(&mut world), Ok(Reply::Done));
+    world.run(3000);
+    let status = world.status("b");
+    assert_eq!((status.state, status.size.bytes()), (ReplicaState::Behind, SIZE));
+    assert!(status.reason.unwrap().contains("cannot grow"));
+    assert_eq!(status.watermarks.committed(), status.watermarks.appended());
+    assert_eq!(world.status("a").peers[0].state, ReplicaState::Behind);
+    let told = |notice: &&(String, Notice)| matches!(notice.1, Notice::CannotGrow { .. });
+    assert_eq!(world.notices.iter().filter(told).count(), 1);
+    let gate_micros_max = 1_000_000;
+    let asked = world.command_later(
+        "a",
+        Command::HandOver {
+            to: node("b"),
+            gate_micros_max,
+        },
+    );
+    world.run(31_000);
+    let refused = world.answers.remove(&asked).unwrap();
+    assert!(
+        matches!(refused, Err(CommandError::NotReady { reason, .. }) if reason.contains("has not grown"))
+    );
+    world.restart("b");
+    world.run(3000);
+    world.hosts.get_mut("b").unwrap().room_bytes = 4 * SIZE as usize;
+    world.run(3000);
+    assert_eq!(world.status("b").state, ReplicaState::Uptodate);
+    assert_eq!(world.hosts["a"].disk, world.hosts["b"].disk);
+}
+
+#[test]
+fn a_lone_replica_grows_without_a_log_and_remembers_it() {
+    let mut world = World::new("a", &[]);
+    world.run(10);
+    world.write("a", 0, 8, 1);
+    assert!(world.status("a").straight);
+    assert_eq!(world.command("a", grow(3 * SIZE)), Ok(Answer::Done));
+    assert_eq!(new_part(&mut world), Ok(Reply::Done));
+    world.restart("a");
+    world.run(10);
+    assert_eq!(world.read("a", SIZE / 512, 1), vec![9; 512]);
+    assert_eq!(world.status("a").size.bytes(), 3 * SIZE);
+    // Who joins now was told another length when its disk was made.
+    world.add("b", &["a", "b"], Birth::Secondary);
+    let members = vec![node("a"), node("b")];
+    assert_eq!(
+        world.command("a", Command::SetMembers { members }),
+        Ok(Answer::Done)
+    );
+    world.run(3000);
+    assert_eq!(world.status("b").state, ReplicaState::Uptodate);
+    assert_eq!(world.hosts["a"].disk, world.hosts["b"].disk);
 }

@@ -12,7 +12,7 @@ mod workers;
 
 use bytes::Bytes;
 use mars::{IoId, Meta};
-use model::{Lsn, NodeId, SectorRange};
+use model::{Lsn, NodeId, SectorRange, VolumeSize};
 
 pub use file::FileDisk;
 pub(crate) use lock::lock_path;
@@ -49,6 +49,8 @@ pub trait Disk: Send {
     fn write_volume(&mut self, id: IoId, range: SectorRange, data: Vec<Bytes>);
     /// Make contents durable.
     fn flush_volume(&mut self, id: IoId);
+    /// Make the disk longer, what is new in zeroes.
+    fn grow_volume(&mut self, id: IoId, from: VolumeSize, to: VolumeSize);
     /// Replace the replica's memory.
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>);
     /// Replace or remove what is remembered of a peer.

@@ -32,6 +32,7 @@ use tokio::task::JoinHandle;
 use tracing::{error, info, warn};
 
 use crate::door::port::PrimaryPort;
+use crate::length::Length;
 use crate::link::identity::{Credentials, Identity, Revoked};
 use crate::link::{Links, Reception};
 use crate::run::{Inbox, Running, VolumeHandle};
@@ -98,6 +99,7 @@ struct Volume {
     members: Arc<RwLock<Vec<Member>>>,
     replica: Replica,
     doors: Doors,
+    length: Length,
 }
 
 /// The part of a volume that is here.
@@ -248,6 +250,9 @@ impl Host {
                 let (volume, name, size) =
                     (volume_id(&volume)?, volume_name(&name)?, volume_size(size_bytes)?);
                 self.remote(volume, Spec::new(&name, size, members, None)?).await
+            }
+            Call::VolumeResize { volume, size_bytes } => {
+                self.resize(volume_id(&volume)?, volume_size(size_bytes)?).await
             }
             Call::VolumeMembers { volume, members } => {
                 spec::check_members(&members)?;
@@ -529,6 +534,23 @@ impl Host {
         }
     }
 
+    /// The primary here makes the volume longer.
+    async fn resize(&self, id: VolumeId, size: VolumeSize) -> Reply<Outcome> {
+        let handle = self.replica_handle(id)?;
+        let done = answered(handle.command(Command::Grow { to: size }).await)?;
+        let _changing = self.changing.lock().await;
+        let spec = match self.volumes().get_mut(&id) {
+            Some(volume) => {
+                volume.length.raise(size);
+                volume.spec.size_bytes = volume.length.now().bytes();
+                volume.spec.clone()
+            }
+            None => return not_found(id),
+        };
+        self.save(id, &spec)?;
+        Ok(done)
+    }
+
     async fn hand_over(&self, id: VolumeId, to: &str, gate_millis_max: u64) -> Reply<Outcome> {
         let Ok(to) = NodeId::new(to) else {
             return usage(format!("`{to}` is not a node name"));
@@ -658,9 +680,12 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
         ) => ControlErrorKind::Refused,
         Err(CommandError::NotMember { .. }) => ControlErrorKind::NotFound,
         // Most often it recovers or copies, which passes; a status tells the rest.
-        Err(CommandError::Busy | CommandError::NotInService { .. } | CommandError::Undecided { .. }) => {
-            ControlErrorKind::Busy
-        }
+        Err(
+            CommandError::Busy
+            | CommandError::Growing { .. }
+            | CommandError::NotInService { .. }
+            | CommandError::Undecided { .. },
+        ) => ControlErrorKind::Busy,
         Err(CommandError::TimedOut { .. }) => ControlErrorKind::TimedOut,
         Err(CommandError::Unfit { .. }) => ControlErrorKind::Usage,
     };

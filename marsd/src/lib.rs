@@ -7,6 +7,7 @@ pub mod control;
 pub mod disk;
 pub mod door;
 pub mod host;
+pub mod length;
 pub mod link;
 pub mod notify;
 mod persist;

@@ -245,9 +245,8 @@ impl Links {
                 connection::run(link, peer, false, reader, writer, inbox, &pace).await;
             }
             Taken::Door(handle, hello) => {
-                let size = handle.size();
                 let port = Arc::new(handle);
-                match door::remote::serve(reader, writer, port, size, hello, &self.gates).await {
+                match door::remote::serve(reader, writer, port, hello, &self.gates).await {
                     Ok(()) => debug!(%peer, volume = %hello.volume, "a remote door left"),
                     Err(error) => info!(%peer, volume = %hello.volume, %error, "a remote door broke off"),
                 }

@@ -27,6 +27,7 @@ pub use input::{Inbox, VolumeHandle};
 
 use crate::disk::Disk;
 use crate::door::port::Done;
+use crate::length::Length;
 use crate::link::Outgoing;
 use crate::thread;
 use crate::turns::Turns;
@@ -40,6 +41,14 @@ pub(crate) enum Begin {
     Open(Box<Meta>),
     /// Without any state.
     Create(Birth),
+}
+
+/// What a volume shares with the rest of its host.
+pub(crate) struct Shared {
+    /// Who may sync.
+    pub turns: Arc<Turns>,
+    /// The volume's length, as doors and operators see it.
+    pub length: Length,
 }
 
 /// The thread of a running volume.
@@ -59,21 +68,22 @@ impl Running {
         inputs: Receiver<Input>,
         disk: Box<dyn Disk>,
         dial: Dial,
-        turns: Arc<Turns>,
+        shared: Shared,
     ) -> io::Result<Running> {
         let engine = match begin {
             Begin::Open(meta) => Engine::open(Tick(0), config.clone(), *meta),
             Begin::Create(birth) => Engine::create(Tick(0), config.clone(), birth),
         };
         let (standing, watched) = watch::channel(engine.standing());
+        let Shared { turns, length } = shared;
         let turn = Turn {
             volume: config.volume,
             inbox: inbox.clone(),
             turns,
             wants: false,
         };
-        let handle = VolumeHandle::new(config.volume, config.size, inbox, watched);
-        let body = move || Loop::new(engine, disk, dial, standing, turn).run(&inputs);
+        let handle = VolumeHandle::new(config.volume, inbox, watched);
+        let body = move || Loop::new(engine, disk, dial, standing, turn, length).run(&inputs);
         let thread = thread::spawn("marsd-loop", Span::current(), body)?;
         Ok(Running { handle, thread })
     }
@@ -106,6 +116,7 @@ struct Loop {
     dial: Dial,
     links: HashMap<LinkId, (NodeId, Outgoing)>,
     standing: watch::Sender<Standing>,
+    length: Length,
     guests: HashMap<RequestTag, Done>,
     commands: HashMap<CommandId, Commanded>,
     /// Commands that were refused when they were given last: they are given again and again, and told once.
@@ -145,6 +156,7 @@ impl Loop {
         dial: Dial,
         standing: watch::Sender<Standing>,
         turn: Turn,
+        length: Length,
     ) -> Loop {
         // Its turn comes when it is told so.
         engine.handle(Tick(0), Event::SyncTurn { granted: false });
@@ -156,6 +168,7 @@ impl Loop {
             dial,
             links: HashMap::new(),
             standing,
+            length,
             guests: HashMap::new(),
             commands: HashMap::new(),
             refused: HashSet::new(),
@@ -205,6 +218,7 @@ impl Loop {
     }
 
     fn show_standing(&mut self) {
+        self.length.raise(self.engine.size());
         let now = self.engine.standing();
         self.turn.want(now.wants_sync);
         self.standing.send_if_modified(|shown| {
@@ -297,6 +311,7 @@ impl Loop {
             Effect::VolumeStatus { id, range } => self.disk.volume_status(id, range),
             Effect::WriteVolume { id, range, data } => self.disk.write_volume(id, range, data),
             Effect::FlushVolume { id } => self.disk.flush_volume(id),
+            Effect::GrowVolume { id, from, to } => self.disk.grow_volume(id, from, to),
             Effect::SaveMeta { generation, meta } => self.disk.save_meta(generation, meta),
             Effect::SaveTrack { id, peer, track } => self.disk.save_track(id, peer, track),
             Effect::LoadTracks { id } => self.disk.load_tracks(id),

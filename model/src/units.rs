@@ -257,11 +257,24 @@ impl VolumeSize {
         self.0
     }
 
+    /// The size in sectors.
+    pub fn sectors(self) -> SectorCount {
+        SectorCount(self.0 / SECTOR_BYTES)
+    }
+
     /// The whole volume as a range.
     pub fn range(self) -> SectorRange {
         SectorRange {
             start: SectorOffset(0),
-            count: SectorCount(self.0 / SECTOR_BYTES),
+            count: self.sectors(),
+        }
+    }
+
+    /// What a volume of this size gets when it grows to `larger`; empty when that is no larger.
+    pub fn tail_up_to(self, larger: VolumeSize) -> SectorRange {
+        SectorRange {
+            start: self.range().end(),
+            count: SectorCount(larger.0.saturating_sub(self.0) / SECTOR_BYTES),
         }
     }
 }

@@ -322,6 +322,7 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         JobKind::LogRotate => format!("the log of {volume} goes on in other files"),
         JobKind::LogTrim => format!("the log of {volume} holds nothing that nobody needs"),
         JobKind::DropKept => format!("what was kept of former histories of {volume} is gone"),
+        JobKind::Resize => format!("{volume} has {}", output::bytes(job.total_bytes)),
         JobKind::TakeOver => format!("{} took over {volume}", node(&job.to)),
         JobKind::Secondary => format!("{} is no longer primary of {volume}, nobody is", node(&job.from)),
     };
@@ -358,6 +359,7 @@ fn next(job: &Job) -> Option<String> {
         | JobKind::TakeOver
         | JobKind::Invalidate
         | JobKind::Resolve
+        | JobKind::Resize
         | JobKind::Replicas => Some(format!("poolctl volume show {}", job.volume)),
         JobKind::Secondary => Some(format!("poolctl volume primary {} NODE", job.volume)),
         JobKind::Drain => Some(format!(

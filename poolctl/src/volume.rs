@@ -4,6 +4,7 @@ mod create;
 mod door;
 mod log;
 mod replica;
+mod resize;
 mod set;
 mod show;
 mod source;
@@ -33,6 +34,7 @@ pub enum VolumeCommand {
     Leave(replica::LeaveArgs),
     Primary(replica::PrimaryArgs),
     Secondary(replica::SecondaryArgs),
+    Resize(resize::ResizeArgs),
     Set(set::SetArgs),
     Pause(set::PauseArgs),
     Resume(set::ResumeArgs),
@@ -126,6 +128,7 @@ pub async fn run(command: VolumeCommand, context: &Context) -> Result<Ending, Ap
         VolumeCommand::Join(args) => replica::join(args, context).await,
         VolumeCommand::Leave(args) => replica::leave(args, context).await,
         VolumeCommand::Primary(args) => replica::primary(args, context).await,
+        VolumeCommand::Resize(args) => resize::run(args, context).await,
         VolumeCommand::Set(args) => set::set(args, context).await,
         VolumeCommand::Pause(args) => set::pause(args, context).await,
         VolumeCommand::Resume(args) => set::resume(args, context).await,

@@ -352,7 +352,7 @@ fn look_at_vg(vg: &VgRef) -> VgReport {
         Err(error) => VgReport {
             name: vg.name.clone(),
             used_bytes: 0,
-            disks: Vec::new(),
+            disks: BTreeMap::new(),
             problem: Some(error.message),
         },
     }

@@ -271,12 +271,33 @@ type Bad = (ControlErrorKind, &'static str);
 const NOT_FOUND: Bad = (ControlErrorKind::NotFound, "no such volume");
 
 impl Host {
+    /// The primary grows, and with it every replica whose disk is long enough.
+    fn resize(&self, inner: &mut Inner, volume: &str, size_bytes: u64) -> Result<Outcome, Bad> {
+        let long = |replica: &Replica| {
+            std::fs::metadata(&replica.disk).is_ok_and(|metadata| metadata.len() >= size_bytes)
+        };
+        let here = inner.hosts.get(&self.node).and_then(|here| here.get(volume));
+        let primary = here.and_then(|known| known.replica.as_ref()).ok_or(NOT_FOUND)?;
+        if !primary.primary || !long(primary) {
+            return Err((ControlErrorKind::Refused, "the disk cannot grow"));
+        }
+        for known in inner.hosts.values_mut().filter_map(|host| host.get_mut(volume)) {
+            if known.replica.as_ref().is_some_and(long) {
+                known.size_bytes = size_bytes;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
     fn answer(&self, call: Call) -> Result<Outcome, Bad> {
         let mut inner = self.world.lock();
         let (instant_sync, slow) = (inner.instant_sync, inner.slow);
         let rotten = inner.rotten.clone();
         if let Call::VolumeHandOver { volume, to, .. } = &call {
             return self.hand_over(&mut inner, volume, to);
+        }
+        if let Call::VolumeResize { volume, size_bytes } = call {
+            return self.resize(&mut inner, &volume, size_bytes);
         }
         if let Call::Status { .. } = call {
             return Ok(Outcome::Status(self.status(&inner)));
@@ -349,7 +370,8 @@ impl Host {
                     doors: Vec::new(),
                     replica: None,
                 };
-                here.entry(volume).or_insert(fresh).replica = None;
+                let known = here.entry(volume).or_insert(fresh);
+                (known.replica, known.size_bytes) = (None, size_bytes);
             }
             Call::VolumeMembers { volume, members } => {
                 here.get_mut(&volume).ok_or(NOT_FOUND)?.members = members;
@@ -447,6 +469,7 @@ impl Host {
                 known.replica.as_mut().ok_or(NOT_FOUND)?.settings = settings;
             }
             Call::VolumeHandOver { .. }
+            | Call::VolumeResize { .. }
             | Call::Status { .. }
             | Call::Revoked { .. }
             | Call::HostLimits { .. } => {
@@ -585,6 +608,7 @@ impl Host {
                         false => state(replica.percent),
                     }
                     .to_owned(),
+                    size_bytes: known.size_bytes,
                     epoch: replica.epoch,
                     epoch_start: 1,
                     disk: replica.disk.clone(),

@@ -226,7 +226,7 @@ impl Snapshot {
             };
             let known = status.volumes.iter().find(|known| known.volume == volume);
             let groups = seen.report.vgs.iter();
-            let holding = groups.filter(|vg| vg.disks.iter().any(|disk| disk == volume));
+            let holding = groups.filter(|vg| vg.disks.contains_key(volume));
             let host = HostSeen {
                 generation: seen.report.generations.get(volume).copied().unwrap_or(0),
                 disks: holding.map(|vg| vg.name.clone()).collect(),

@@ -12,6 +12,7 @@ pub mod nodes;
 pub mod orders;
 pub mod reboot;
 pub mod reconcile;
+mod resize;
 pub mod roles;
 pub mod settings;
 pub mod source;

@@ -147,6 +147,7 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         role: "secondary".to_owned(),
         state: ReplicaState::Unreachable.to_string(),
         reason: Some("nothing is known of it here".to_owned()),
+        size_bytes: 0,
         sync_percent: 0.0,
         lag_bytes: 0,
         lag_seconds: 0.0,
@@ -170,6 +171,7 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
         (row.written_back, row.peer_committed) = (here.written_back_lsn, here.committed_lsn);
         (row.paused, row.faked) = (here.paused.clone(), here.faked);
         (row.path, row.sources) = (here.path.clone(), here.sources.clone());
+        row.size_bytes = here.size_bytes;
         (row.sync_percent, row.age_seconds) = (here.sync_percent, Some(0.0));
         row.verified = here
             .verified

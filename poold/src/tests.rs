@@ -3,6 +3,7 @@
 mod jobs;
 mod joining;
 mod refusals;
+mod resize;
 mod roles;
 mod settings;
 

@@ -28,11 +28,11 @@ fn message(f: &mut dyn Write, message: &Message) -> fmt::Result {
             write!(f, "Log {at} committed {committed} horizon {horizon} ")?;
             bulk(f, bytes)
         }
-        Message::SyncRequest { id, start, digests } => {
+        Message::SyncRequest { id, range, digests } => {
             write!(
                 f,
                 "SyncRequest {id} at {} extents {} #{:08x}",
-                start.0,
+                range.start.0,
                 digests.len(),
                 hash_of(digests)
             )
@@ -80,7 +80,7 @@ fn numbers_of_message(link: u64, message: &Message) -> [u64; 3] {
             written_back,
             ..
         } => [appended.0, committed.0, written_back.0],
-        Message::SyncRequest { id, start, digests } => [*id, start.0, u64::from(hash_of(digests))],
+        Message::SyncRequest { id, range, digests } => [*id, range.start.0, u64::from(hash_of(digests))],
         Message::SyncReply { id, end, extents } => [*id, end.0, extents.len() as u64],
         other => [link, print_of(other, [0; 3]), 0],
     }

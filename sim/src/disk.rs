@@ -7,11 +7,12 @@ use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
 use mars::museum::{self, Mutant};
-use mars::{BlockExtent, Effect, Event, SyncState, VolumeData};
-use model::{NodeId, SectorCount, SectorOffset, SectorRange};
+use mars::{BlockExtent, DiskError, Effect, Event, SyncState, VolumeData};
+use model::{NodeId, SectorCount, SectorOffset, SectorRange, VolumeSize};
 
 use crate::media::{Media, SECTOR};
 use crate::rng::Rng;
+use crate::stamp;
 
 /// What is done in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,6 +37,7 @@ impl Lane {
             Effect::ReadVolume { .. }
             | Effect::VolumeStatus { .. }
             | Effect::WriteVolume { .. }
+            | Effect::GrowVolume { .. }
             | Effect::FlushVolume { .. } => Some(Lane::Volume),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
                 Some(Lane::Meta)
@@ -69,6 +71,8 @@ pub(crate) struct Disk {
     pub log_room: Option<u64>,
     /// The first append that did not fit: it and what comes behind it is dropped until the log is reset.
     unfit: Option<u64>,
+    /// There is no room below for a longer volume.
+    pub full: bool,
 }
 
 impl Disk {
@@ -86,6 +90,7 @@ impl Disk {
             failing: None,
             log_room: None,
             unfit: None,
+            full: false,
         };
         disk.find_holes();
         disk
@@ -121,6 +126,7 @@ impl Disk {
             failing: None,
             log_room: self.log_room,
             unfit: self.unfit,
+            full: self.full,
         }
     }
 
@@ -147,7 +153,7 @@ impl Disk {
             Effect::AppendLog { bytes, .. } => rng.spread(2, 40) + bytes.len() as u64 / 4096,
             Effect::FlushLog { .. } | Effect::ResetLog { .. } => rng.spread(100, 4000),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } => rng.spread(100, 4000),
-            Effect::FlushVolume { .. } => rng.spread(100, 8000),
+            Effect::FlushVolume { .. } | Effect::GrowVolume { .. } => rng.spread(100, 8000),
             Effect::WriteVolume { .. } => rng.spread(10, 300),
             _ => rng.spread(5, 200),
         };
@@ -221,6 +227,20 @@ impl Disk {
                 self.volume.flush();
                 Event::VolumeFlushed { id }
             }
+            Effect::GrowVolume { id, from, to } => {
+                let result = if self.full && to.bytes() > self.volume.end() {
+                    Err(DiskError {
+                        operation: format!("grow the volume to {to}"),
+                        reason: "no space left on device".to_owned(),
+                    })
+                } else {
+                    self.lengthen(to);
+                    self.volume.clear(from.bytes(), to.bytes());
+                    self.holes[sectors(from.tail_up_to(to))].fill(true);
+                    Ok(())
+                };
+                Event::VolumeGrown { id, result }
+            }
             Effect::SaveMeta { generation, meta } => {
                 self.meta = Some(meta.encode());
                 self.is_whole = meta.sync == SyncState::Whole;
@@ -239,6 +259,15 @@ impl Disk {
             }
             other => panic!("{other:?} is not for a disk"),
         })
+    }
+
+    /// New space holds what somebody else has left there.
+    fn lengthen(&mut self, to: VolumeSize) {
+        let end = self.volume.end();
+        let left = (end..to.bytes()).step_by(SECTOR).map(|at| (1 << 52) + at);
+        self.volume.extend(&stamp::sectors(left));
+        self.holes
+            .resize((self.volume.end() / SECTOR as u64) as usize, false);
     }
 
     fn write_volume(&mut self, range: SectorRange, data: &[Bytes], length: usize) {
@@ -318,6 +347,8 @@ impl Disk {
                     let part = rng.below(range.count.0 + 1) as usize * SECTOR;
                     self.write_volume(range, &data, part);
                 }
+                // Longer, but not cleared.
+                Some(Effect::GrowVolume { to, .. }) if !self.full => self.lengthen(to),
                 Some(Effect::ResetLog { at, keep: true, .. }) if at.0 < self.log.end() => {
                     let part = rng.between(at.0 / 512, self.log.end() / 512) * 512;
                     self.log.cut(part);

@@ -78,6 +78,8 @@ pub(crate) struct Guest {
     /// Takeovers up to the newest primary that it has met.
     pub takeovers: u32,
     pub habits: Habits,
+    /// What it was reborn from was a power cut.
+    lost_power: bool,
     /// The world's clock.
     pub now: Tick,
     /// Longest time that a plain write has taken, in microseconds.
@@ -130,6 +132,7 @@ impl Guest {
             attached: 0,
             takeovers: 0,
             habits,
+            lost_power: false,
             now: Tick(0),
             write_micros_max: 0,
             answered: BTreeMap::new(),
@@ -329,7 +332,10 @@ impl Guest {
             sector.low = low + first;
             sector.uncertain = first != last;
             if first == last {
-                sector.versions[low + first].durable = true;
+                // In the page cache only, if there was no power cut: durable with the next flush.
+                let seen = &mut sector.versions[low + first];
+                seen.durable |= self.lost_power;
+                seen.acked = seen.acked.or(Some(self.clock));
             }
         }
         Ok(())
@@ -365,9 +371,10 @@ impl Guest {
         Ok(())
     }
 
-    /// The primary lost power and the guest with it; a new one begins.
-    pub fn reborn(&mut self) {
+    /// The primary lost power and the guest with it, or was refused by its disk; a new one begins.
+    pub fn reborn(&mut self, lost_power: bool) {
         self.asked.clear();
+        self.lost_power = lost_power;
         for sector in &mut self.sectors {
             let safe = |version: &Version| {
                 version.durable || version.acked.is_some_and(|acked| acked <= self.flushed)
@@ -388,11 +395,14 @@ impl Guest {
         }
     }
 
-    /// A takeover has another truth than the one known so far: for each sector what it began with, which is durable there, and what it
+    /// A takeover has another truth than the one known so far: another length, and for each sector what it began with, which is durable there, and what it
     /// got since.
-    pub fn moved(&mut self, takeovers: u32, stamps: impl Fn(usize) -> Vec<u64>) {
+    pub fn moved(&mut self, takeovers: u32, sectors: usize, stamps: impl Fn(usize) -> Vec<u64>) {
         self.takeovers = takeovers;
         self.asked.clear();
+        // It may be shorter, if only the old primary knew that it is longer.
+        self.sectors.truncate(sectors);
+        self.grow(sectors);
         for (at, sector) in self.sectors.iter_mut().enumerate() {
             let version = |(i, stamp): (usize, u64)| Version {
                 stamp,
@@ -405,6 +415,27 @@ impl Guest {
             sector.writing = false;
         }
         self.clock += 1;
+    }
+
+    /// The volume is longer, and it has been told.
+    pub fn grow(&mut self, sectors: usize) {
+        let empty = Sector {
+            versions: vec![Version {
+                stamp: 0,
+                acked: Some(0),
+                durable: true,
+            }],
+            low: 0,
+            uncertain: false,
+            writing: false,
+        };
+        let sectors = sectors.max(self.sectors.len());
+        self.sectors.resize(sectors, empty);
+    }
+
+    /// How long it knows the volume to be, in sectors.
+    pub fn sectors(&self) -> usize {
+        self.sectors.len()
     }
 
     /// What was sent to a place is no longer ours; returns its names.
@@ -481,7 +512,7 @@ mod tests {
         guest.habits.write_percent = 100;
         let second = write(&mut guest, true);
         let third = write(&mut guest, false);
-        guest.reborn();
+        guest.reborn(true);
         assert!(guest.check_at_rest(0, &stamp::sector(9)).is_err());
         assert!(guest.check_at_rest(0, &stamp::sector(second)).is_ok());
         assert!(guest.check_at_rest(0, &stamp::sector(first)).is_err());

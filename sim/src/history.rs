@@ -32,6 +32,8 @@ struct Branch {
     chain: BTreeMap<u64, End>,
     /// For each sector its stamps, each with the end of the batch that brought it.
     sectors: Vec<Vec<(u64, u64)>>,
+    /// How many sectors there are, each with the end of the batch that said so.
+    sizes: Vec<(u64, usize)>,
 }
 
 impl Branch {
@@ -59,6 +61,8 @@ impl Branch {
     fn up_to(&self, at: Lsn) -> Branch {
         let mut branch = self.clone();
         branch.chain.split_off(&(at.0 + 1));
+        branch.sizes.retain(|(end, _)| *end <= at.0);
+        branch.sectors.truncate(branch.size_at(at));
         for sector in &mut branch.sectors {
             while sector.last().is_some_and(|(end, _)| *end > at.0) {
                 sector.pop();
@@ -67,7 +71,22 @@ impl Branch {
         branch
     }
 
+    fn size_at(&self, at: Lsn) -> usize {
+        let later = self.sizes.partition_point(|(end, _)| *end <= at.0);
+        self.sizes[later.max(1) - 1].1
+    }
+
     fn apply(&mut self, record: &Record, end: Lsn) -> Result<bool, String> {
+        if let Some((from, to)) = record.growth() {
+            let (from, to) = (from.sectors().0 as usize, to.sectors().0 as usize);
+            if from != self.sectors.len() || to <= from {
+                let have = self.sectors.len();
+                return Err(format!("grows from {from} sectors to {to}, but there are {have}"));
+            }
+            self.sectors.resize(to, vec![(end.0, 0)]);
+            self.sizes.push((end.0, to));
+            return Ok(true);
+        }
         let Some((range, data)) = record.change() else {
             return Ok(false);
         };
@@ -132,6 +151,7 @@ impl History {
         let branch = Branch {
             chain: BTreeMap::from([(0, beginning)]),
             sectors: stamps.iter().map(|stamp| vec![(0, *stamp)]).collect(),
+            sizes: vec![(0, stamps.len())],
         };
         History {
             branches: vec![branch],
@@ -344,6 +364,24 @@ impl History {
         Ok(())
     }
 
+    /// The volume is longer, without a log.
+    pub fn grown_straight(&mut self, at: Position, sectors: usize) {
+        for branch in self.branches.iter_mut().filter(|branch| branch.holds(at)) {
+            if branch.size_at(at.lsn) < sectors {
+                let place = branch.sizes.partition_point(|(end, _)| *end <= at.lsn.0);
+                branch.sizes.insert(place, (at.lsn.0, sectors));
+                let length = branch.sectors.len().max(sectors);
+                branch.sectors.resize(length, vec![(at.lsn.0, 0)]);
+            }
+        }
+    }
+
+    /// How many sectors the volume has at a position on the tree.
+    pub fn size_at(&self, position: Position) -> usize {
+        self.branch_of(position)
+            .map_or(0, |branch| branch.size_at(position.lsn))
+    }
+
     /// What changed without a log has become the version at `at`.
     pub fn settled(&mut self, at: Position, stamps: &[u64]) {
         for branch in self.branches.iter_mut().filter(|branch| branch.holds(at)) {
@@ -474,7 +512,7 @@ impl History {
 
     /// The stamp of a sector in the version at a position on the tree.
     pub fn stamp_at(&self, sector: usize, position: Position) -> Option<u64> {
-        let versions = &self.branch_of(position)?.sectors[sector];
+        let versions = self.branch_of(position)?.sectors.get(sector)?;
         let later = versions.partition_point(|(end, _)| *end <= position.lsn.0);
         Some(versions[later.max(1) - 1].1)
     }
@@ -485,7 +523,8 @@ impl History {
         let newest = branches
             .filter(|branch| branch.epoch().takeovers() == takeovers)
             .max_by_key(|branch| branch.epoch());
-        let versions = newest.map_or(&[][..], |branch| &branch.sectors[sector]);
+        let versions = newest.and_then(|branch| branch.sectors.get(sector));
+        let versions = versions.map_or(&[][..], Vec::as_slice);
         let behind = versions.iter().filter(|(end, _)| *end > at.0);
         behind.map(|(_, stamp)| *stamp).collect()
     }
@@ -502,7 +541,7 @@ impl History {
         let places: Vec<Position> = self.branches.iter().filter_map(at).collect();
         places.into_iter().any(|position| {
             let mut hasher = Xxh3::new();
-            for sector in 0..self.branches[0].sectors.len() {
+            for sector in 0..self.size_at(position) {
                 let stamp = self.stamp_at(sector, position).unwrap_or(0);
                 hasher.update(&stamp::sector(stamp));
             }

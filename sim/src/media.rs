@@ -125,6 +125,19 @@ impl Media {
         self.bytes[place].copy_from_slice(bytes);
     }
 
+    /// Makes it longer, durably.
+    pub fn extend(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+        self.durable_end = self.durable_end.max(self.end());
+    }
+
+    /// Makes what is between two addresses zeroes, durably.
+    pub fn clear(&mut self, from: u64, to: u64) {
+        let place = self.range(from, to.saturating_sub(from) as usize);
+        self.bytes[place].fill(0);
+        self.unflushed.retain(|at, _| *at < from || *at >= to);
+    }
+
     /// Everything written so far is durable.
     pub fn flush(&mut self) {
         self.unflushed.clear();

@@ -52,6 +52,8 @@ pub(crate) enum Trouble {
     Detach,
     FakeSync,
     Limit,
+    /// The volume gets longer, perhaps more than a disk has room for.
+    Grow,
     /// A replica takes over, whether the primary is gone or not.
     TakeOver,
     /// The primary steps down for nobody; later somebody takes over.
@@ -68,6 +70,7 @@ impl Trouble {
         Trouble::Checksum,
         Trouble::Mode,
         Trouble::Verify,
+        Trouble::Grow,
     ];
 
     /// What goes wrong.
@@ -126,6 +129,7 @@ impl Trouble {
         (Trouble::Detach, 3),
         (Trouble::FakeSync, 6),
         (Trouble::Limit, 4),
+        (Trouble::Grow, 6),
         (Trouble::TakeOver, 5),
         (Trouble::StepDown, 2),
         (Trouble::Sources, 5),

@@ -4,6 +4,7 @@ mod chaos;
 mod check;
 mod faults;
 mod force;
+mod grow;
 mod matrix;
 mod moment;
 mod perform;
@@ -208,6 +209,8 @@ pub struct World {
     /// What befell hosts here and has not been told to the other volumes of the cluster.
     befallen: Vec<HostFault>,
     forced: Forced,
+    /// Reads beyond what was the end of the volume, by the end of their range.
+    probes: BTreeMap<u64, u64>,
 }
 
 impl World {
@@ -250,6 +253,7 @@ impl World {
             struck: matrix::Struck::default(),
             befallen: Vec::new(),
             forced: Forced::default(),
+            probes: BTreeMap::new(),
         };
         world.members = world.profile.members.iter().copied().collect();
         let primary = world.profile.members.first().copied();
@@ -259,7 +263,7 @@ impl World {
                 let epoch = Epoch { term: 1, start: 1 };
                 world.add_node(Birth::Primary { epoch }, stamp::sectors(stamps.iter().copied()));
             } else if world.members.contains(&index) {
-                let contents = world.foreign_contents(&stamps);
+                let contents = world.foreign_contents(&stamps, world.first_size());
                 world.add_node(Birth::Secondary, contents);
             } else {
                 world.add_node(Birth::Secondary, Vec::new());
@@ -270,9 +274,9 @@ impl World {
     }
 
     /// What may be on a disk that joins: anything.
-    fn foreign_contents(&mut self, stamps: &[u64]) -> Vec<u8> {
+    fn foreign_contents(&mut self, stamps: &[u64], size: VolumeSize) -> Vec<u8> {
         let kind = self.rng.below(4);
-        let sectors = (0..self.profile.sectors).map(|sector| match kind {
+        let sectors = (0..size.sectors().0).map(|sector| match kind {
             0 => 0,
             1 => (1 << 50) + sector,
             2 if self.rng.chance(50) => stamps.get(sector as usize).copied().unwrap_or(0),
@@ -281,13 +285,18 @@ impl World {
         stamp::sectors(sectors.collect::<Vec<_>>().into_iter())
     }
 
+    /// The volume's length at the beginning.
+    fn first_size(&self) -> VolumeSize {
+        VolumeSize::new(self.profile.sectors * 512).expect("profiles have a multiple of 8 sectors")
+    }
+
     fn add_node(&mut self, birth: Birth, contents: Vec<u8>) {
         let index = self.nodes.len();
         let id = node_id(index);
         let config = Config {
             volume: VolumeId(0x5E7),
             node: id.clone(),
-            size: VolumeSize::new(self.profile.sectors * 512).expect("profiles have a multiple of 8 sectors"),
+            size: self.first_size(),
             members: self.member_ids(),
             shadow_bytes_max: self.profile.shadow_bytes_max,
             log_bytes_max: self.profile.log_bytes_max,
@@ -402,6 +411,7 @@ impl World {
             Happening::Heal { a, b } => self.heal(a, b),
             Happening::Recover { node } => {
                 self.nodes[node].disk.slowness = 1;
+                self.nodes[node].disk.full = false;
                 self.network.quality.loss_percent = 0;
             }
             Happening::MakeRoom { node } => self.make_room(node),

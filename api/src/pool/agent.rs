@@ -63,6 +63,18 @@ pub enum Action {
         /// Exact length.
         size_bytes: u64,
     },
+    /// Make the disk longer; one that is as long already stays as it is.
+    DiskResize {
+        /// Where it lies.
+        vg: VgRef,
+        /// How long it is to be at least.
+        size_bytes: u64,
+    },
+    /// Let guests use the volume up to here; of the primary.
+    Resize {
+        /// How long it is to be.
+        size_bytes: u64,
+    },
     /// Let marsd take care of the replica on that disk.
     ReplicaCreate {
         /// Where the disk lies.
@@ -214,8 +226,8 @@ pub struct VgReport {
     pub name: String,
     /// Bytes that its disks take; `problem` when this cannot be told.
     pub used_bytes: u64,
-    /// Volume ids with a disk in it.
-    pub disks: Vec<String>,
+    /// Volume ids with a disk in it, and how long that is.
+    pub disks: BTreeMap<String, u64>,
     /// What is wrong with it.
     pub problem: Option<String>,
 }

@@ -57,6 +57,8 @@ pub enum JobKind {
     LogTrim,
     /// Phase `order`, for each host that keeps some: histories that were put aside are removed.
     DropKept,
+    /// Phase `grow`: the disks, then the volume.
+    Resize,
 }
 
 impl JobKind {
@@ -88,6 +90,7 @@ impl JobKind {
             JobKind::LogRotate => "log-rotate",
             JobKind::LogTrim => "log-trim",
             JobKind::DropKept => "drop-kept",
+            JobKind::Resize => "resize",
         }
     }
 }

@@ -106,6 +106,16 @@ pub struct SetNodeLimits {
     pub dry_run: bool,
 }
 
+/// `volume resize`. Returns a job, unless the volume has that length already.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResizeVolume {
+    /// Its new length, not below the present one.
+    pub size_bytes: u64,
+    /// Only try.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
 /// `limit set`: what is absent stays as it is, 0 is no limit.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetLimits {
@@ -240,7 +250,7 @@ pub struct Volume {
     pub name: String,
     /// Its identity for life, 32 hex digits.
     pub id: String,
-    /// Its length.
+    /// Its length, as wished; while it grows, that of a replica may still be less.
     pub size_bytes: u64,
     /// `async`, `near-sync`, `sync`.
     pub mode: String,
@@ -308,6 +318,9 @@ pub struct ReplicaRow {
     pub state: String,
     /// Why, where the state needs a reason.
     pub reason: Option<String>,
+    /// The volume's length as far as its log is applied; 0 when never reported.
+    #[serde(default)]
+    pub size_bytes: u64,
     /// Percent of its full sync; 100 when whole.
     pub sync_percent: f64,
     /// Log of the primary that it does not have durably.

@@ -224,3 +224,32 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_growth_reads_back_alone_and_never_goes_back() {
+    let size = |bytes| VolumeSize::new(bytes).unwrap();
+    let sealed = |records: &[Record]| {
+        let mut builder = BatchBuilder::default();
+        records.iter().for_each(|record| builder.push(record));
+        builder
+            .seal(VOLUME, FIRST, Position::default(), Lsn(0), 0, false)
+            .0
+    };
+    let grow = |from, to| Record::Grow {
+        from: size(from),
+        to: size(to),
+    };
+    let growth = grow(4096, 3 << 40);
+    let batch = Batch::decode(&sealed(std::slice::from_ref(&growth))).unwrap();
+    assert_eq!(batch.records, std::slice::from_ref(&growth));
+    let (tail, data) = growth.change().unwrap();
+    assert_eq!((tail.start.0, tail.end().bytes(), data), (8, 3 << 40, None));
+    for bad in [
+        vec![grow(8192, 8192)],
+        vec![grow(8192, 4096)],
+        vec![growth.clone(), growth.clone()],
+        vec![Record::Discard { range: range(0, 1) }, growth],
+    ] {
+        assert!(Batch::decode(&sealed(&bad)).is_err(), "{bad:?}");
+    }
+}

@@ -78,15 +78,16 @@ pub struct FileDisk {
 }
 
 impl FileDisk {
-    /// Opens what is at `places` for a volume of `size`; answers go to `inbox`. The meta is `None` for a replica that
+    /// Opens what is at `places` for a volume of `size`, or of what the meta says; answers go to `inbox`. The meta is `None` for a replica that
     /// has no state yet. The disk stays locked until the value is dropped.
     pub fn open(
         places: &Places,
         size: VolumeSize,
         inbox: &Inbox,
     ) -> Result<(FileDisk, Option<Meta>), OpenError> {
-        let volume = Volume::open(&places.disk, size)?;
         let (meta_file, meta) = MetaFile::open(&places.meta)?;
+        let size = meta.as_ref().map_or(size, |meta| meta.size);
+        let volume = Volume::open(&places.disk, size)?;
         let name = format!("log {}", places.log.display());
         let io = |what: String| move |error| OpenError::Io { what, error };
         let log = Arc::new(Log::open(&places.log).map_err(io(format!("open {name}")))?);
@@ -186,6 +187,10 @@ impl Disk for FileDisk {
 
     fn flush_volume(&mut self, id: IoId) {
         self.workers.ask(Job::Flush { id });
+    }
+
+    fn grow_volume(&mut self, id: IoId, from: VolumeSize, to: VolumeSize) {
+        self.workers.ask(Job::Grow { id, from, to });
     }
 
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>) {

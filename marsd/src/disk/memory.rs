@@ -155,6 +155,14 @@ impl Disk for MemoryDisk {
         self.inbox.event(Event::VolumeFlushed { id });
     }
 
+    fn grow_volume(&mut self, id: IoId, from: VolumeSize, to: VolumeSize) {
+        let mut store = self.store();
+        store.volume.truncate(from.bytes() as usize);
+        store.volume.resize(to.bytes() as usize, 0);
+        let result = Ok(());
+        self.inbox.event(Event::VolumeGrown { id, result });
+    }
+
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>) {
         self.store().meta = Some(*meta);
         self.inbox.event(Event::MetaSaved { generation });

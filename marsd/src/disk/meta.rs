@@ -124,7 +124,7 @@ impl MetaFile {
 #[cfg(test)]
 mod tests {
     use mars::{Position, SyncState};
-    use model::{Epoch, Lsn, NodeId, Role, SectorCount, VolumeId};
+    use model::{Epoch, Lsn, NodeId, Role, VolumeId, VolumeSize};
 
     use super::*;
 
@@ -133,7 +133,7 @@ mod tests {
             generation,
             volume: VolumeId(7),
             node: NodeId::new("a").unwrap(),
-            sectors: SectorCount(8),
+            size: VolumeSize::new(4096).unwrap(),
             role: Role::Secondary,
             epoch: Epoch::NONE,
             written_back: Position::default(),

@@ -175,6 +175,31 @@ impl Volume {
         Ok(())
     }
 
+    /// Makes the disk at least `to` long if it is a file, and what is behind `from` zeroes, durably. A block device must have been made
+    /// longer before; what its new extents held is cleared.
+    pub fn grow(&self, from: VolumeSize, to: VolumeSize) -> io::Result<()> {
+        let have = seek(&self.file, SeekFrom::End(0)).map_err(io::Error::from)?;
+        let is_file = self.file.metadata()?.is_file();
+        if have < to.bytes() && !is_file {
+            let text = format!("it has {have} bytes only; extend it first");
+            return Err(io::Error::new(io::ErrorKind::StorageFull, text));
+        }
+        // What a file gets by becoming longer is a hole.
+        let old = if is_file {
+            ceil_sector(have).min(to.bytes())
+        } else {
+            to.bytes()
+        };
+        let left = SectorRange::from_bytes(from.bytes(), old.saturating_sub(from.bytes()));
+        if let Some(left) = left.filter(|left| !left.is_empty()) {
+            self.clear(left)?;
+        }
+        if have < to.bytes() {
+            self.file.set_len(to.bytes())?;
+        }
+        self.file.sync_all()
+    }
+
     /// Makes everything written so far durable.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()

@@ -6,8 +6,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use mars::{Event, IoId};
-use model::{Lsn, SectorRange};
+use mars::{DiskError, Event, IoId};
+use model::{Lsn, SectorRange, VolumeSize};
 use tracing::Span;
 
 use super::log::Log;
@@ -41,6 +41,11 @@ pub(crate) enum Job {
     Flush {
         id: IoId,
     },
+    Grow {
+        id: IoId,
+        from: VolumeSize,
+        to: VolumeSize,
+    },
 }
 
 impl Job {
@@ -50,6 +55,7 @@ impl Job {
             Job::ReadLog { .. } | Job::Flush { .. } => None,
             Job::Read { range, .. } | Job::Status { range, .. } => Some((*range, false)),
             Job::Write { range, .. } => Some((*range, true)),
+            Job::Grow { from, to, .. } => Some((from.tail_up_to(*to), true)),
         }
     }
 }
@@ -206,6 +212,14 @@ impl Shared {
                 Ok(()) => return Some(Event::VolumeFlushed { id }),
                 Err(e) => failed(format!("flush {}", disk()), e),
             },
+            Job::Grow { id, from, to } => {
+                let refused = |e: io::Error| DiskError {
+                    operation: format!("make {} {} bytes long", disk(), to.bytes()),
+                    reason: e.to_string(),
+                };
+                let result = self.volume.grow(from, to).map_err(refused);
+                return Some(Event::VolumeGrown { id, result });
+            }
         }
         None
     }

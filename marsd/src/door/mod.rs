@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use tokio::task::{JoinHandle, JoinSet};
 use tracing::{Instrument, debug, info, info_span, warn};
 
-use nbd::Export;
+use nbd::Offer;
 use port::Guests;
 
 /// Clients of one door at a time; each may hold memory, and honest ones use a handful.
@@ -98,22 +98,22 @@ pub struct Door {
 impl Door {
     /// Lets guests in; a Unix socket's path defaults to `run_dir/NAME.nbd.sock`. Must be called within a tokio runtime.
     ///
-    /// A stale socket is replaced if nobody listens on it. `read_only` of the specification rules over the export's.
+    /// A stale socket is replaced if nobody listens on it. `read_only` of the specification rules over the offer's.
     pub async fn open(
         spec: DoorSpec,
         run_dir: &Path,
-        mut export: Export,
+        mut offer: Offer,
         guests: Arc<dyn Guests>,
     ) -> Result<Door, DoorError> {
         let count = Arc::new(AtomicU64::new(0));
-        let span = info_span!("door", volume = %export.name);
+        let span = info_span!("door", volume = %offer.name);
         let (stop, stopped) = oneshot::channel();
         let (DoorSpec::Nbd { read_only, .. } | DoorSpec::NbdTcp { read_only, .. }) = &spec;
-        export.read_only |= read_only;
-        let name = export.name.clone();
+        offer.read_only |= read_only;
+        let name = offer.name.clone();
         let clients = Clients {
             tasks: JoinSet::new(),
-            export,
+            offer,
             guests: guests.clone(),
             count: count.clone(),
         };
@@ -307,7 +307,7 @@ async fn pause_accepting(error: &io::Error) {
 /// The clients of one door; they go when it goes.
 struct Clients {
     tasks: JoinSet<()>,
-    export: Export,
+    offer: Offer,
     guests: Arc<dyn Guests>,
     count: Arc<AtomicU64>,
 }
@@ -323,7 +323,7 @@ impl Clients {
             warn!(clients = CLIENTS_MAX, "the door is full; a client is turned away");
             return;
         }
-        let (export, guests) = (self.export.clone(), self.guests.clone());
+        let (export, guests) = (self.offer.now(), self.guests.clone());
         let counted = Counted::new(self.count.clone(), guests.clone());
         let serving = async move {
             let _counted = counted;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use api::control::Member;
 use mars::{GuestError, GuestRequest, Reply, Standing};
-use model::{Epoch, NodeId, VolumeSize};
+use model::{Epoch, NodeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tracing::debug;
@@ -54,12 +54,11 @@ pub async fn serve(
     mut reader: FrameReader,
     mut writer: FrameWriter,
     port: Arc<dyn PrimaryPort>,
-    size: VolumeSize,
     hello: DoorHello,
     gates: &Gates,
 ) -> io::Result<()> {
     reader.set_idle(Some(SILENCE_MAX));
-    let (at_least, epoch_seen) = match next(&mut reader, |f| ToPrimary::decode(f, size)).await? {
+    let (at_least, epoch_seen) = match next(&mut reader, ToPrimary::decode).await? {
         Some(ToPrimary::Enter {
             version: WIRE_VERSION,
             at_least,
@@ -98,7 +97,7 @@ pub async fn serve(
     // Every answer holds a place of the budget, so there is always room.
     let (answers, to_write) = mpsc::channel(REQUESTS_MAX);
     tokio::select! {
-        read = read_requests(&mut reader, &*port, size, &admission, answers) => read,
+        read = read_requests(&mut reader, &*port, &admission, answers) => read,
         written = write_answers(&mut writer, to_write) => written,
     }
 }
@@ -113,13 +112,12 @@ struct Outgoing {
 async fn read_requests(
     reader: &mut FrameReader,
     port: &dyn PrimaryPort,
-    size: VolumeSize,
     admission: &Admission,
     answers: mpsc::Sender<Outgoing>,
 ) -> io::Result<()> {
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
     let bytes = Arc::new(Semaphore::new(BYTES_MAX));
-    while let Some(message) = next(reader, |f| ToPrimary::decode(f, size)).await? {
+    while let Some(message) = next(reader, ToPrimary::decode).await? {
         let (seq, request) = match message {
             ToPrimary::Request { seq, request } => (seq, request),
             ToPrimary::Alive => continue,

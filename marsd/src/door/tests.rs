@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::port::{Admission, Done, Gates, PrimaryPort, Quiet};
 use super::router::Router;
 use super::*;
+use crate::length::Length;
 use crate::link::frame::{Dialer, Dialling, DoorHello, FrameReader, FrameWriter};
 
 const SECTOR: usize = 512;
@@ -81,10 +82,10 @@ impl Guests for Memory {
     }
 }
 
-fn export(bytes: u64) -> Export {
-    Export {
+fn offer(bytes: u64) -> Offer {
+    Offer {
         name: VolumeName::new("vol").unwrap(),
-        size: VolumeSize::new(bytes).unwrap(),
+        length: Length::new(VolumeSize::new(bytes).unwrap()),
         read_only: false,
     }
 }
@@ -104,9 +105,9 @@ fn unix_read_only() -> DoorSpec {
 }
 
 async fn memory_door(spec: DoorSpec, dir: &Path, bytes: u64) -> Door {
-    let export = export(bytes);
-    let memory = Arc::new(Memory::new(export.size));
-    Door::open(spec, dir, export, memory).await.unwrap()
+    let offer = offer(bytes);
+    let memory = Arc::new(Memory::new(offer.length.now()));
+    Door::open(spec, dir, offer, memory).await.unwrap()
 }
 
 /// Runs a stock client to its end; a program that is missing is an error with its package's name.
@@ -373,7 +374,7 @@ impl Guests for Held {
 async fn a_goodbye_waits_for_answers_and_a_flood_is_held_back() {
     let dir = tempfile::tempdir().unwrap();
     let held = Arc::new(Held::default());
-    let door = Door::open(unix(), dir.path(), export(1 << 20), held.clone())
+    let door = Door::open(unix(), dir.path(), offer(1 << 20), held.clone())
         .await
         .unwrap();
     let mut client = begun(&door).await;
@@ -412,20 +413,20 @@ async fn sockets_are_replaced_only_if_nobody_listens() {
     let door = memory_door(unix(), dir.path(), 1 << 20).await;
     must_run("nbdinfo", &["--size", door.uri()]).await;
     let memory = Arc::new(Memory::new(VolumeSize::new(1 << 20).unwrap()));
-    let second = Door::open(unix(), dir.path(), export(1 << 20), memory.clone()).await;
+    let second = Door::open(unix(), dir.path(), offer(1 << 20), memory.clone()).await;
     assert!(matches!(second, Err(DoorError::Occupied { .. })));
     door.close().await;
     std::fs::write(&path, "precious").unwrap();
-    let third = Door::open(unix(), dir.path(), export(1 << 20), memory.clone()).await;
+    let third = Door::open(unix(), dir.path(), offer(1 << 20), memory.clone()).await;
     assert!(matches!(third, Err(DoorError::Occupied { .. })));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     let open = |addr: &str| DoorSpec::NbdTcp {
         addr: addr.into(),
         read_only: false,
     };
-    let fourth = Door::open(open("0.0.0.0:0"), dir.path(), export(1 << 20), memory.clone()).await;
+    let fourth = Door::open(open("0.0.0.0:0"), dir.path(), offer(1 << 20), memory.clone()).await;
     assert!(matches!(fourth, Err(DoorError::NotLoopback { .. })));
-    let fifth = Door::open(open("here"), dir.path(), export(1 << 20), memory).await;
+    let fifth = Door::open(open("here"), dir.path(), offer(1 << 20), memory).await;
     assert!(matches!(fifth, Err(DoorError::BadAddress { .. })));
 }
 
@@ -473,7 +474,6 @@ impl PrimaryPort for Replica {
 struct Cluster {
     replicas: BTreeMap<String, Arc<Replica>>,
     gates: Gates,
-    size: VolumeSize,
     epoch: Mutex<Epoch>,
     links: Mutex<Vec<tokio::task::AbortHandle>>,
 }
@@ -493,7 +493,6 @@ impl Cluster {
         Arc::new(Cluster {
             replicas: replicas.collect(),
             gates: Gates::default(),
-            size,
             epoch: Mutex::new(Epoch::NONE),
             links: Mutex::default(),
         })
@@ -552,7 +551,7 @@ impl Dialer for Pipes {
                     let (reader, writer) = tokio::io::split(there);
                     let (reader, writer) = (FrameReader::new(reader), FrameWriter::new(writer));
                     // How a connection ends is the test's doing.
-                    let _ = remote::serve(reader, writer, replica, cluster.size, hello, &cluster.gates).await;
+                    let _ = remote::serve(reader, writer, replica, hello, &cluster.gates).await;
                 }
             });
             cluster.links.lock().unwrap().push(serving.abort_handle());
@@ -587,13 +586,13 @@ async fn ask(router: &Router, request: GuestRequest) -> Reply {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_remote_door_follows_the_primary_under_load() {
     let dir = tempfile::tempdir().unwrap();
-    let export = export(32 << 20);
-    let cluster = Cluster::new(&["a", "b", "c"], export.size);
+    let offer = offer(32 << 20);
+    let cluster = Cluster::new(&["a", "b", "c"], offer.length.now());
     cluster.hand_over("a").await;
     // One door beside a replica, one on a host without any.
     for node in ["a", "elsewhere"] {
         let router = router(&cluster, node);
-        let door = Door::open(unix(), dir.path(), export.clone(), router.clone())
+        let door = Door::open(unix(), dir.path(), offer.clone(), router.clone())
             .await
             .unwrap();
         let from = dir.path().join("in");
@@ -632,11 +631,11 @@ async fn a_remote_door_follows_the_primary_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guests_that_leave_leave_nothing_behind() {
     let dir = tempfile::tempdir().unwrap();
-    let export = export(1 << 20);
-    let cluster = Cluster::new(&["a"], export.size);
+    let offer = offer(1 << 20);
+    let cluster = Cluster::new(&["a"], offer.length.now());
     cluster.hand_over("a").await;
     let router = router(&cluster, "elsewhere");
-    let door = Door::open(unix(), dir.path(), export, router.clone())
+    let door = Door::open(unix(), dir.path(), offer, router.clone())
         .await
         .unwrap();
     let mut client = begun(&door).await;
@@ -651,7 +650,7 @@ async fn guests_that_leave_leave_nothing_behind() {
         tokio::task::yield_now().await;
     }
     // Without a primary, what a cut-off guest asked last is not done later.
-    let door = Door::open(unix(), dir.path(), self::export(1 << 20), router.clone())
+    let door = Door::open(unix(), dir.path(), self::offer(1 << 20), router.clone())
         .await
         .unwrap();
     let mut client = begun(&door).await;
@@ -784,7 +783,7 @@ async fn a_door_of_another_version_is_sent_away() {
     };
     let (reader, writer) = (FrameReader::new(reader), FrameWriter::new(writer));
     let replica = cluster.replicas["a"].clone();
-    let served = remote::serve(reader, writer, replica, cluster.size, hello, &cluster.gates).await;
+    let served = remote::serve(reader, writer, replica, hello, &cluster.gates).await;
     assert!(served.unwrap_err().to_string().contains("version"));
 }
 

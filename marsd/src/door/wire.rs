@@ -7,7 +7,7 @@
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use mars::{BlockExtent, DiskError, GuestError, GuestRequest, Reply};
 use model::units::SECTOR_BYTES;
-use model::{Epoch, NodeId, SectorCount, SectorOffset, SectorRange, VolumeSize};
+use model::{Epoch, NodeId, SectorCount, SectorOffset, SectorRange};
 
 /// Version of this language; the serving side refuses any other by name.
 pub const WIRE_VERSION: u16 = 1;
@@ -109,8 +109,8 @@ impl ToPrimary {
         [out.freeze(), data]
     }
 
-    /// Reads a message from a frame and checks that what it asks for is on a volume of `size`.
-    pub fn decode(frame: Bytes, size: VolumeSize) -> Result<ToPrimary, WireError> {
+    /// Reads a message from a frame. Whether what it asks for is on the volume, the engine says: only it knows how long that is.
+    pub fn decode(frame: Bytes) -> Result<ToPrimary, WireError> {
         let mut fields = Fields(frame);
         let message = match fields.u8("kind")? {
             1 => ToPrimary::Enter {
@@ -120,7 +120,7 @@ impl ToPrimary {
             },
             2 => ToPrimary::Request {
                 seq: fields.u64("seq")?,
-                request: fields.request(size)?,
+                request: fields.request()?,
             },
             3 => ToPrimary::Alive,
             other => return Err(malformed(format!("kind {other} is unknown"))),
@@ -361,18 +361,10 @@ impl Fields {
         SectorRange::new(start, count).ok_or_else(|| malformed("the range overflows"))
     }
 
-    fn range_within(&mut self, size: VolumeSize) -> Result<SectorRange, WireError> {
-        let range = self.range()?;
-        if range.end() > size.range().end() {
-            return Err(malformed(format!("{range} are not on the volume")));
-        }
-        Ok(range)
-    }
-
-    fn request(&mut self, size: VolumeSize) -> Result<GuestRequest, WireError> {
+    fn request(&mut self) -> Result<GuestRequest, WireError> {
         Ok(match self.u8("request")? {
             1 => {
-                let range = self.range_within(size)?;
+                let range = self.range()?;
                 if range.len_bytes() > DATA_BYTES_MAX {
                     return Err(malformed(format!(
                         "a read of {} bytes is too long",
@@ -382,7 +374,7 @@ impl Fields {
                 GuestRequest::Read { range }
             }
             2 => {
-                let range = self.range_within(size)?;
+                let range = self.range()?;
                 let fua = self.bool("fua")?;
                 let data = std::mem::take(&mut self.0);
                 if data.len() as u64 != range.len_bytes() || range.len_bytes() > DATA_BYTES_MAX {
@@ -392,17 +384,15 @@ impl Fields {
             }
             3 => GuestRequest::Flush,
             4 => GuestRequest::Discard {
-                range: self.range_within(size)?,
+                range: self.range()?,
                 fua: self.bool("fua")?,
             },
             5 => GuestRequest::WriteZeroes {
-                range: self.range_within(size)?,
+                range: self.range()?,
                 fua: self.bool("fua")?,
                 unmap: self.bool("unmap")?,
             },
-            6 => GuestRequest::BlockStatus {
-                range: self.range_within(size)?,
-            },
+            6 => GuestRequest::BlockStatus { range: self.range()? },
             other => return Err(malformed(format!("request {other} is unknown"))),
         })
     }
@@ -462,10 +452,6 @@ mod tests {
 
     use super::*;
 
-    fn size() -> VolumeSize {
-        VolumeSize::new(1 << 20).expect("aligned")
-    }
-
     fn range() -> impl Strategy<Value = SectorRange> {
         (0..2048u64, 0..=64u64)
             .prop_map(|(start, count)| SectorRange::new(start, count.min(2048 - start)).expect("small"))
@@ -521,7 +507,7 @@ mod tests {
                 ToPrimary::Enter { version: WIRE_VERSION, at_least, epoch_seen: e },
                 ToPrimary::Alive,
             ] {
-                prop_assert_eq!(ToPrimary::decode(frame(message.clone().encode()), size()), Ok(message));
+                prop_assert_eq!(ToPrimary::decode(frame(message.clone().encode())), Ok(message));
             }
             for message in [
                 ToDoor::Answer { seq, result },
@@ -535,9 +521,9 @@ mod tests {
 
         #[test]
         fn no_frame_makes_a_decoder_panic(kind in 0..6u8, mut bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
-            let _ = ToPrimary::decode(bytes.clone().into(), size());
+            let _ = ToPrimary::decode(bytes.clone().into());
             bytes.insert(0, kind);
-            let _ = ToPrimary::decode(bytes.clone().into(), size());
+            let _ = ToPrimary::decode(bytes.clone().into());
             let _ = ToDoor::decode(bytes.into());
         }
 
@@ -547,7 +533,7 @@ mod tests {
             let mut bytes = frame(message.clone().encode()).to_vec();
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
-            prop_assert_ne!(ToPrimary::decode(bytes.into(), size()), Ok(message));
+            prop_assert_ne!(ToPrimary::decode(bytes.into()), Ok(message));
         }
 
         #[test]

@@ -4,12 +4,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use api::control::{ControlErrorKind, DoorSpec, DoorStatus, Member, Outcome};
-use model::{NodeId, VolumeId, VolumeName, VolumeSize};
+use model::{NodeId, VolumeId};
 use tracing::warn;
 
 use super::spec::{DoorEntry, Spec};
-use super::{Host, Reply, failed, not_found, refuse, volume_name, volume_size};
-use crate::door::nbd::Export;
+use super::{Host, Reply, failed, not_found, refuse, volume_name};
+use crate::door::nbd::Offer;
 use crate::door::port::PrimaryPort;
 use crate::door::router::Router;
 use crate::door::{Door, DoorError};
@@ -220,11 +220,11 @@ impl Host {
         spec: &Spec,
         door: DoorSpec,
     ) -> Result<Door, DoorError> {
-        let (name, size) = spec_export(spec).map_err(|e| DoorError::Listen {
+        let name = volume_name(&spec.name).map_err(|e| DoorError::Listen {
             address: spec.name.clone(),
             source: std::io::Error::other(e.to_string()),
         })?;
-        let router = {
+        let (router, length) = {
             let mut volumes = self.volumes();
             let volume = volumes.get_mut(&id).expect("changes are made one at a time");
             let port = volume.port();
@@ -232,14 +232,15 @@ impl Host {
                 let dialer = self.links.clone();
                 Arc::new(Router::new(id, node.clone(), spec.members.clone(), port, dialer))
             };
-            volume.doors.router.get_or_insert_with(new).clone()
+            let router = volume.doors.router.get_or_insert_with(new).clone();
+            (router, volume.length.clone())
         };
         Door::open(
             door,
             &self.config.run_dir,
-            Export {
+            Offer {
                 name,
-                size,
+                length,
                 read_only: false,
             },
             router,
@@ -252,9 +253,4 @@ impl Host {
         spec.save(&path)
             .map_err(|e| failed(&format!("write {}", path.display()), &e))
     }
-}
-
-/// Name and size of a spec, which were checked when it was made, but may have been edited since.
-fn spec_export(spec: &Spec) -> Reply<(VolumeName, VolumeSize)> {
-    Ok((volume_name(&spec.name)?, volume_size(spec.size_bytes)?))
 }

@@ -14,8 +14,8 @@ impl Host {
     pub(super) async fn invalidate(&self, id: VolumeId, keep: bool) -> Reply<Outcome> {
         let _changing = self.changing.lock().await;
         let node = self.node()?;
-        let (mut spec, members) = match self.volumes().get(&id) {
-            Some(volume) => (volume.spec.clone(), volume.members.clone()),
+        let (mut spec, members, length) = match self.volumes().get(&id) {
+            Some(volume) => (volume.spec.clone(), volume.members.clone(), volume.length.clone()),
             None => return not_found(id),
         };
         let Some(replica) = spec.replica.as_mut() else {
@@ -60,7 +60,7 @@ impl Host {
         self.remove_replica(id)?;
         spec.dropping = false;
         self.save(id, &spec)?;
-        let running = self.start_replica(id, &spec, &replica, &members).await;
+        let running = self.start_replica(id, &spec, &replica, &members, &length).await;
         let mut volumes = self.volumes();
         let Some(volume) = volumes.get_mut(&id) else {
             return not_found(id);

@@ -14,7 +14,8 @@ use super::spec::{self, ReplicaSpec, Spec};
 use super::{Host, Replica, Reply, Volume, failed, refuse, stop, usage, volume_size};
 use crate::disk::FileDisk;
 use crate::disk::file::{DiskUnfit, OpenError, Places};
-use crate::run::{Begin, Dial, Inbox, Running};
+use crate::length::Length;
+use crate::run::{Begin, Dial, Inbox, Running, Shared};
 
 /// Memory for a volume's acknowledged writes that are not yet on its disk; past it, guests wait.
 const SHADOW_BYTES_MAX: u64 = 64 << 20;
@@ -64,6 +65,7 @@ impl Host {
             }
             spec => spec.with_context(|| format!("read {}", path.display()))?,
         };
+        let length = Length::new(volume_size(spec.size_bytes)?);
         if spec.forgotten {
             return Ok(self.remove_volume(id)?);
         }
@@ -76,7 +78,7 @@ impl Host {
         let replica = match &spec.replica {
             None => Replica::Remote,
             Some(replica) if replica.detached => Replica::Detached,
-            Some(replica) => match self.start_replica(id, &spec, replica, &members).await {
+            Some(replica) => match self.start_replica(id, &spec, replica, &members, &length).await {
                 Ok(running) => Replica::Running(running),
                 Err(error) => {
                     error!(%error, "the replica is out of service");
@@ -89,6 +91,7 @@ impl Host {
             members,
             replica,
             doors: Doors::default(),
+            length,
         };
         self.volumes().insert(id, volume);
         self.resume_doors(id).await;
@@ -105,11 +108,12 @@ impl Host {
         }
         let replica = spec.replica.clone().expect("a spec for a replica has one");
         let known = self.check_agreement(id, &spec)?;
-        let (spec, members) = match known {
+        let (spec, members, length) = match known {
             Some(Known { running: true, .. }) => return Ok(Outcome::Done),
             Some(Known {
                 spec: mut known,
                 members,
+                length,
                 ..
             }) => {
                 // Remote so far; one that could not be started before stays as it was asked for.
@@ -117,9 +121,12 @@ impl Host {
                     known.replica = Some(replica);
                     known.members = spec.members;
                 }
-                (known, members)
+                (known, members, length)
             }
-            None => (spec, Arc::default()),
+            None => {
+                let length = Length::new(volume_size(spec.size_bytes)?);
+                (spec, Arc::default(), length)
+            }
         };
         let is_new = !self.volume_dir(id).exists();
         let replica = spec.replica.clone().expect("it was put there above");
@@ -141,7 +148,7 @@ impl Host {
             }
         };
         self.save(id, &spec)?;
-        let running = self.run(id, &spec, &replica, &members, opened)?;
+        let running = self.run(id, &spec, &replica, &members, &length, opened)?;
         info!(volume = %id, name = spec.name, disk = replica.disk, "has a replica");
         let mut volumes = self.volumes();
         match volumes.get_mut(&id) {
@@ -160,6 +167,7 @@ impl Host {
                         members,
                         replica,
                         doors: Doors::default(),
+                        length,
                     },
                 );
             }
@@ -188,7 +196,7 @@ impl Host {
             return Ok(None);
         };
         let known = &volume.spec;
-        if known.size_bytes != asked.size_bytes {
+        if known.size_bytes > asked.size_bytes {
             let text = format!(
                 "volume {} has {} bytes here, not {}",
                 known.name, known.size_bytes, asked.size_bytes
@@ -204,6 +212,7 @@ impl Host {
         Ok(Some(Known {
             spec: known.clone(),
             members: volume.members.clone(),
+            length: volume.length.clone(),
             // A detached one stays so until an operator says otherwise.
             running: matches!(volume.replica, Replica::Running(_) | Replica::Detached),
         }))
@@ -224,20 +233,24 @@ impl Host {
                 .map_err(|e| failed("create the volume's directory", &e))?;
             self.save(id, &asked)?;
             let members = Arc::new(RwLock::new(asked.members.clone()));
+            let length = Length::new(volume_size(asked.size_bytes)?);
             let volume = Volume {
                 spec: asked,
                 members,
                 replica: Replica::Remote,
                 doors: Doors::default(),
+                length,
             };
             self.volumes().insert(id, volume);
             return Ok(Outcome::Done);
         };
+        known.length.raise(volume_size(asked.size_bytes)?);
         let leaves = known.spec.replica.is_some();
         if leaves {
             self.refuse_primary(id, &node).await?;
         }
         let mut spec = Spec {
+            size_bytes: asked.size_bytes,
             members: asked.members,
             replica: None,
             dropping: leaves,
@@ -327,9 +340,10 @@ impl Host {
         spec: &Spec,
         replica: &ReplicaSpec,
         members: &Arc<RwLock<Vec<Member>>>,
+        length: &Length,
     ) -> Reply<Running> {
         let opened = self.open_disk(id, spec, replica).await?;
-        self.run(id, spec, replica, members, opened)
+        self.run(id, spec, replica, members, length, opened)
     }
 
     async fn open_disk(&self, id: VolumeId, spec: &Spec, replica: &ReplicaSpec) -> Reply<Opened> {
@@ -348,14 +362,13 @@ impl Host {
         let opened = opening.await.map_err(|e| failed("open the replica", &e))?;
         let (disk, meta) = opened.map_err(open_error)?;
         if let Some(meta) = &meta
-            && (meta.volume != id || meta.node != node || meta.sectors != size.range().count)
+            && (meta.volume != id || meta.node != node)
         {
             let text = format!(
-                "{} is the memory of volume {} on node {} with {} sectors, not of this replica",
+                "{} is the memory of volume {} on node {}, not of this replica",
                 self.meta_path(id).display(),
                 meta.volume,
-                meta.node,
-                meta.sectors.0
+                meta.node
             );
             return refuse(ControlErrorKind::Failed, text);
         }
@@ -381,6 +394,7 @@ impl Host {
         spec: &Spec,
         replica: &ReplicaSpec,
         members: &Arc<RwLock<Vec<Member>>>,
+        length: &Length,
         opened: Opened,
     ) -> Reply<Running> {
         let Opened {
@@ -408,9 +422,12 @@ impl Host {
                 .map(|m| m.addr.clone());
             links.dial_stream(id, peer, addr, answers.clone());
         });
-        let turns = self.turns.clone();
-        let started =
-            span.in_scope(|| Running::start(config, begin, inbox, inputs, Box::new(disk), dial, turns));
+        let shared = Shared {
+            turns: self.turns.clone(),
+            length: length.clone(),
+        };
+        let disk = Box::new(disk);
+        let started = span.in_scope(|| Running::start(config, begin, inbox, inputs, disk, dial, shared));
         started.map_err(|e| failed("start a volume", &e))
     }
 
@@ -431,6 +448,7 @@ impl Host {
 struct Known {
     spec: Spec,
     members: Arc<RwLock<Vec<Member>>>,
+    length: Length,
     running: bool,
 }
 

@@ -22,7 +22,7 @@ impl Host {
                 let status = VolumeStatus {
                     volume: id.to_string(),
                     name: volume.spec.name.clone(),
-                    size_bytes: volume.spec.size_bytes,
+                    size_bytes: volume.length.now().bytes(),
                     members: volume.spec.members.clone(),
                     doors: volume.doors.status(),
                     replica: None,
@@ -44,7 +44,7 @@ impl Host {
         for (mut status, disk, replica) in waiting {
             status.replica = match replica {
                 None => None,
-                Some(Ok(handle)) => running(&handle, status.size_bytes, disk).await,
+                Some(Ok(handle)) => running(&handle, disk).await,
                 Some(Err(reason)) => Some(broken(reason, disk)),
             };
             volumes.push(status);
@@ -64,18 +64,22 @@ impl Host {
 }
 
 /// `None` when it was stopped at this moment.
-async fn running(handle: &VolumeHandle, size_bytes: u64, disk: String) -> Option<ReplicaStatus> {
+async fn running(handle: &VolumeHandle, disk: String) -> Option<ReplicaStatus> {
     let status = handle.status().await?;
-    Some(shown(&status, size_bytes, disk))
+    Some(shown(&status, disk))
 }
 
-fn shown(status: &Status, size_bytes: u64, disk: String) -> ReplicaStatus {
-    let percent = |synced: model::SectorOffset| 100.0 * synced.bytes() as f64 / size_bytes as f64;
+fn shown(status: &Status, disk: String) -> ReplicaStatus {
+    let size_bytes = status.size.bytes();
+    // After a restart in the middle of a sync the log may not have come to a growth that was synced already.
+    let percent =
+        |synced: model::SectorOffset| (100.0 * synced.bytes() as f64 / size_bytes as f64).min(100.0);
     let seconds = |micros: Option<u64>| micros.map(|micros| micros as f64 / 1e6);
     ReplicaStatus {
         role: status.role.to_string(),
         state: status.state.to_string(),
         reason: status.reason.clone(),
+        size_bytes,
         epoch: status.epoch.term,
         epoch_start: status.epoch.start,
         primary: status.primary.as_ref().map(ToString::to_string),

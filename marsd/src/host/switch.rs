@@ -131,11 +131,11 @@ impl Host {
         if !replica.detached {
             return Ok(Outcome::Done);
         }
-        let (spec, members) = match self.volumes().get(&id) {
-            Some(volume) => (volume.spec.clone(), volume.members.clone()),
+        let (spec, members, length) = match self.volumes().get(&id) {
+            Some(volume) => (volume.spec.clone(), volume.members.clone(), volume.length.clone()),
             None => return not_found(id),
         };
-        let running = self.start_replica(id, &spec, &replica, &members).await?;
+        let running = self.start_replica(id, &spec, &replica, &members, &length).await?;
         self.set_detached(id, false)?;
         if let Some(volume) = self.volumes().get_mut(&id) {
             volume.replica = Replica::Running(running);

@@ -11,7 +11,7 @@ use model::VolumeId;
 use super::frame::{FrameReader, FrameWriter};
 
 /// Version of everything spoken between two marsd; another one is refused by name.
-pub(crate) const PROTOCOL: u16 = 1;
+pub(crate) const PROTOCOL: u16 = 2;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PDH1");
 

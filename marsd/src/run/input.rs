@@ -5,7 +5,7 @@ use mars::{
     Answer, Command, CommandError, DiskError, Event, GuestError, GuestRequest, LinkId, Message, Reply,
     Standing, Status,
 };
-use model::{Epoch, NodeId, VolumeId, VolumeSize};
+use model::{Epoch, NodeId, VolumeId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::disk::{FilesAnswer, LogFiles};
@@ -88,21 +88,14 @@ impl Inbox {
 #[derive(Clone)]
 pub struct VolumeHandle {
     volume: VolumeId,
-    size: VolumeSize,
     inbox: Inbox,
     standing: watch::Receiver<Standing>,
 }
 
 impl VolumeHandle {
-    pub(crate) fn new(
-        volume: VolumeId,
-        size: VolumeSize,
-        inbox: Inbox,
-        standing: watch::Receiver<Standing>,
-    ) -> VolumeHandle {
+    pub(crate) fn new(volume: VolumeId, inbox: Inbox, standing: watch::Receiver<Standing>) -> VolumeHandle {
         VolumeHandle {
             volume,
-            size,
             inbox,
             standing,
         }
@@ -111,11 +104,6 @@ impl VolumeHandle {
     /// Which volume.
     pub fn volume(&self) -> VolumeId {
         self.volume
-    }
-
-    /// Its length.
-    pub fn size(&self) -> VolumeSize {
-        self.size
     }
 
     /// Asks on behalf of a guest and waits for the answer.

@@ -17,19 +17,18 @@ fn config() -> mars::Config {
     }
 }
 
+fn shared() -> Shared {
+    Shared {
+        turns: Arc::default(),
+        length: Length::new(config().size),
+    }
+}
+
 fn start(begin: Begin, disk: impl FnOnce(Inbox) -> MemoryDisk) -> Running {
     let (inbox, inputs) = Inbox::new();
     let disk = Box::new(disk(inbox.clone()));
-    Running::start(
-        config(),
-        begin,
-        inbox,
-        inputs,
-        disk,
-        Box::new(|_| {}),
-        Arc::default(),
-    )
-    .unwrap()
+    let dial = Box::new(|_| {});
+    Running::start(config(), begin, inbox, inputs, disk, dial, shared()).unwrap()
 }
 
 fn range(start: u64, count: u64) -> SectorRange {
@@ -77,16 +76,8 @@ async fn guests_are_served_and_an_answered_write_survives_the_loop() {
     let (disk, found) = disk.reopen(inbox.clone());
     meta.clone_from(&found);
     let begin = Begin::Open(Box::new(meta.unwrap()));
-    let running = Running::start(
-        config(),
-        begin,
-        inbox,
-        inputs,
-        Box::new(disk),
-        Box::new(|_| {}),
-        Arc::default(),
-    )
-    .unwrap();
+    let (disk, dial) = (Box::new(disk), Box::new(|_| {}));
+    let running = Running::start(config(), begin, inbox, inputs, disk, dial, shared()).unwrap();
     let read = running
         .handle()
         .call(GuestRequest::Read { range: range(0, 8) })

@@ -87,7 +87,7 @@ pub fn show(volume: &Volume, output: Output) -> Result<(), ApiError> {
         output.line(&format!("  job       {job} is at work: poolctl job watch {job}"))?;
     }
     output.line("")?;
-    output.table(replicas(&volume.replicas))?;
+    output.table(replicas(volume))?;
     for replica in &volume.replicas {
         if let Some(reason) = &replica.reason {
             output.line(&format!("  {}: {reason}", replica.node))?;
@@ -165,7 +165,7 @@ fn how(volume: &Volume) -> Option<String> {
 }
 
 /// What an operator has done to a replica, and how old its figures are.
-fn remarks(row: &ReplicaRow) -> String {
+fn remarks(row: &ReplicaRow, size_bytes: u64) -> String {
     let mut words = Vec::new();
     let paused: Vec<&str> = row.paused.iter().map(|switch| switch_word(*switch)).collect();
     if !paused.is_empty() {
@@ -178,6 +178,9 @@ fn remarks(row: &ReplicaRow) -> String {
     }
     if row.faked {
         words.push("faked".to_owned());
+    }
+    if (1..size_bytes).contains(&row.size_bytes) {
+        words.push(format!("{} so far", output::bytes(row.size_bytes)));
     }
     if let Some(bytes) = row.dirty_bytes {
         words.push(format!("may lack {}", output::bytes(bytes)));
@@ -197,7 +200,7 @@ fn switch_word(switch: SwitchWord) -> &'static str {
 }
 
 /// Replicas with their watermarks.
-fn replicas(rows: &[ReplicaRow]) -> Grid {
+fn replicas(volume: &Volume) -> Grid {
     let mut grid = Grid::new(&[
         "NODE",
         "ROLE",
@@ -212,7 +215,7 @@ fn replicas(rows: &[ReplicaRow]) -> Grid {
         "VG",
         "",
     ]);
-    for row in rows {
+    for row in &volume.replicas {
         grid.row(vec![
             Field::text(&row.node),
             Field::text(&row.role),
@@ -225,7 +228,7 @@ fn replicas(rows: &[ReplicaRow]) -> Grid {
             Field::number(row.appended),
             Field::number(row.peer_committed),
             Field::text(&row.vg),
-            Field::text(remarks(row)),
+            Field::text(remarks(row, volume.size_bytes)),
         ]);
     }
     grid

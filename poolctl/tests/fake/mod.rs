@@ -207,6 +207,7 @@ async fn verb(
         ("primary", _) => good(change("volume web", &body, Some("3"))),
         ("set", _) if body["replicas"].is_null() => good(change("volume web", &body, None)),
         ("set", _) => good(change("volume web", &body, Some("14"))),
+        ("resize", _) => good(change("volume web", &body, Some("18"))),
         ("limits", _) => good(change("volume web", &body, None)),
         ("switch", _) => good(change("volume web", &body, None)),
         ("invalidate", Some("a")) => {
@@ -349,6 +350,7 @@ fn the_volume(scene: Scene) -> Volume {
         role: role.to_owned(),
         state: "uptodate".to_owned(),
         reason: None,
+        size_bytes: 16 << 30,
         sync_percent: 100.0,
         lag_bytes: 0,
         lag_seconds: 0.0,
@@ -599,6 +601,7 @@ fn the_job(id: &str, after: u64) -> Option<Job> {
             ..base_job("17", JobKind::Resolve, &["order", "sync"])
         }),
         ("16", _) => done(base_job("16", JobKind::FakeSync, &["order"])),
+        ("18", _) => done(base_job("18", JobKind::Resize, &["grow"])),
         ("13", _) => done(base_job("13", JobKind::Secondary, &["order"])),
         ("4", _) => done(base_job("4", JobKind::Delete, &["remove"])),
         ("7", 0) => Job {

@@ -1,5 +1,6 @@
 //! How does a directory serve as a volume group? One sparse file per replica, and a marker that says whose it is.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::MetadataExt;
@@ -113,7 +114,7 @@ impl DirVg {
                 "{} disks still lie in {}: {}",
                 disks.len(),
                 dir.display(),
-                disks.join(", ")
+                disks.into_keys().collect::<Vec<_>>().join(", ")
             ))
             .hint("delete or migrate the volumes first"));
         }
@@ -121,6 +122,23 @@ impl DirVg {
             return Ok(());
         }
         fs::remove_file(dir.join(MARKER)).map_err(|error| broken(dir, "be released", &error))
+    }
+
+    /// Whether a disk of a volume may be so long beside the others.
+    fn check_room(&self, volume: &str, size_bytes: u64) -> Result<(), ApiError> {
+        let entries = self.entries()?;
+        let others = entries.iter().filter(|(other, _)| other != volume);
+        let reserved: u64 = others.map(|(_, metadata)| metadata.len()).sum();
+        if reserved.saturating_add(size_bytes) <= self.size_bytes {
+            return Ok(());
+        }
+        Err(ApiError::refused(format!(
+            "{} has {} of {} reserved; a disk of {} does not fit",
+            self.dir.display(),
+            Bytes(reserved),
+            Bytes(self.size_bytes),
+            Bytes(size_bytes)
+        )))
     }
 
     fn disk(&self, volume: &str) -> PathBuf {
@@ -150,8 +168,8 @@ impl VolumeGroup for DirVg {
             if metadata.len() == size_bytes {
                 return Ok(path);
             }
-            // Length 0: made, but not yet grown when the daemon died.
-            if metadata.len() != 0 {
+            // Shorter: made, but not yet grown when the daemon died, or for a volume that has grown since.
+            if metadata.len() > size_bytes {
                 return Err(ApiError::failed(format!(
                     "the disk {} exists already with {} bytes instead of {size_bytes}",
                     path.display(),
@@ -159,16 +177,7 @@ impl VolumeGroup for DirVg {
                 )));
             }
         }
-        let reserved: u64 = self.entries()?.iter().map(|(_, metadata)| metadata.len()).sum();
-        if reserved.saturating_add(size_bytes) > self.size_bytes {
-            return Err(ApiError::refused(format!(
-                "{} has {} of {} reserved; a disk of {} does not fit",
-                self.dir.display(),
-                Bytes(reserved),
-                Bytes(self.size_bytes),
-                Bytes(size_bytes)
-            )));
-        }
+        self.check_room(volume, size_bytes)?;
         let make = || -> std::io::Result<()> {
             let file = fs::OpenOptions::new()
                 .write(true)
@@ -196,6 +205,9 @@ impl VolumeGroup for DirVg {
 
     fn resize(&self, volume: &str, size_bytes: u64) -> Result<(), ApiError> {
         let path = self.disk(volume);
+        if fs::metadata(&path).is_ok_and(|metadata| metadata.len() < size_bytes) {
+            self.check_room(volume, size_bytes)?;
+        }
         let grow = || -> std::io::Result<()> {
             let file = fs::OpenOptions::new().write(true).open(&path)?;
             if file.metadata()?.len() < size_bytes {
@@ -206,10 +218,11 @@ impl VolumeGroup for DirVg {
         grow().map_err(|error| broken(&path, "be grown", &error))
     }
 
-    fn list(&self) -> Result<Vec<String>, ApiError> {
-        let mut volumes: Vec<String> = self.entries()?.into_iter().map(|(volume, _)| volume).collect();
-        volumes.sort();
-        Ok(volumes)
+    fn list(&self) -> Result<BTreeMap<String, u64>, ApiError> {
+        let entries = self.entries()?.into_iter();
+        Ok(entries
+            .map(|(volume, metadata)| (volume, metadata.len()))
+            .collect())
     }
 
     fn capacity(&self) -> Result<Capacity, ApiError> {
@@ -293,10 +306,12 @@ mod tests {
         assert_eq!(vg.create("a1", 4096).unwrap_err().kind, ErrorKind::Failed);
         assert_eq!(vg.create("a2", 4096).unwrap_err().kind, ErrorKind::Refused);
         vg.resize("a1", 9000).unwrap();
-        assert_eq!(
-            (vg.list().unwrap(), vg.capacity().unwrap().used_bytes),
-            (vec!["a1".to_owned()], 0)
-        );
+        assert_eq!(vg.create("a1", 9500).unwrap(), path, "the volume has grown since");
+        vg.resize("a1", 9000).unwrap();
+        assert_eq!(vg.resize("a1", 10_001).unwrap_err().kind, ErrorKind::Refused);
+        assert_eq!(vg.resize("a2", 10).unwrap_err().kind, ErrorKind::Failed);
+        assert_eq!(vg.capacity().unwrap().used_bytes, 0);
+        assert_eq!(vg.list().unwrap(), BTreeMap::from([("a1".to_owned(), 9500)]));
         assert_eq!(
             DirVg::release("fast", &dir, false).unwrap_err().kind,
             ErrorKind::Refused

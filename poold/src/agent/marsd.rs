@@ -21,6 +21,9 @@ const HAND_OVER_PATIENCE: Duration = Duration::from_secs(30);
 /// For what a replica does once: a whole log may have to be replayed first.
 const ORDER_PATIENCE: Duration = Duration::from_secs(120);
 
+/// For clearing what a disk has been extended by.
+const RESIZE_PATIENCE: Duration = Duration::from_secs(3600);
+
 /// The marsd of this host.
 pub struct Marsd {
     control: ControlClient,
@@ -71,6 +74,14 @@ impl Marsd {
                 let (vg, size_bytes) = (vg.clone(), *size_bytes);
                 return blocking(move || vg::open(&vg)?.create(&volume, size_bytes).map(|_| ())).await;
             }
+            Action::DiskResize { vg, size_bytes } => {
+                let (vg, size_bytes) = (vg.clone(), *size_bytes);
+                return blocking(move || vg::open(&vg)?.resize(&volume, size_bytes)).await;
+            }
+            Action::Resize { size_bytes } => Call::VolumeResize {
+                volume,
+                size_bytes: *size_bytes,
+            },
             Action::DiskRemove { vg } => {
                 let vg = vg.clone();
                 return blocking(move || vg::open(&vg)?.remove(&volume)).await;
@@ -146,6 +157,8 @@ impl Marsd {
             Action::HandOver { gate_millis_max, .. } => {
                 HAND_OVER_PATIENCE + Duration::from_millis(*gate_millis_max)
             }
+            // New extents of a block device are cleared first.
+            Action::Resize { .. } => RESIZE_PATIENCE,
             _ => PATIENCE,
         };
         let outcome = match (self.call(call, patience).await, &step.action) {

@@ -1,5 +1,6 @@
 //! What must a volume group be able to do? The same for directories and, one day, LVM.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use api::ApiError;
@@ -28,8 +29,8 @@ pub trait VolumeGroup {
     /// Grows the disk to that length.
     fn resize(&self, volume: &str, size_bytes: u64) -> Result<(), ApiError>;
 
-    /// All volumes with a disk here, by id.
-    fn list(&self) -> Result<Vec<String>, ApiError>;
+    /// All volumes with a disk here, by id, and how long it is.
+    fn list(&self) -> Result<BTreeMap<String, u64>, ApiError>;
 
     /// How full it is.
     fn capacity(&self) -> Result<Capacity, ApiError>;

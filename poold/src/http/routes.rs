@@ -8,9 +8,9 @@ use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
     AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, DrainNode, DropKept,
     EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node,
-    NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg, ResolveSplitBrain,
-    SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status, SwitchVolume, Token, Verify, VgList,
-    Volume, VolumeList, VolumeLog,
+    NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg, ResizeVolume,
+    ResolveSplitBrain, SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status, SwitchVolume,
+    Token, Verify, VgList, Volume, VolumeList, VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -100,6 +100,7 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/leave", post(volume_leave))
         .route("/v1/volumes/{name}/primary", post(volume_primary))
         .route("/v1/volumes/{name}/set", post(volume_set))
+        .route("/v1/volumes/{name}/resize", post(volume_resize))
         .route("/v1/volumes/{name}/limits", post(volume_limits))
         .route("/v1/volumes/{name}/source", post(volume_source))
         .route(
@@ -231,6 +232,10 @@ async fn volume_leave(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<OnNod
 
 async fn volume_primary(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<MakePrimary>) -> Reply<Changed> {
     Ok(Answer(pool.volume_primary(&name, &wish)?))
+}
+
+async fn volume_resize(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<ResizeVolume>) -> Reply<Changed> {
+    Ok(Answer(pool.volume_resize(&name, &wish)?))
 }
 
 async fn volume_set(Pool(pool): Pool, Name(name): Name, Wish(wish): Wish<SetVolume>) -> Reply<Changed> {

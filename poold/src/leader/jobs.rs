@@ -158,6 +158,7 @@ impl Leader {
                 (JobKind::Drain, _) => {
                     "nothing more is taken away; the node stays drained until `poolctl node undrain`"
                 }
+                (JobKind::Resize, _) => "the volume grows all the same; nobody waits for it any more",
                 (JobKind::Replicas, _) => "the replicas stay as they are; nobody waits for them any more",
                 (JobKind::Invalidate | JobKind::Resolve, Some(Phase::Sync)) => {
                     let message = format!("job {id} ({}) cannot be undone any more", job.kind.word());

@@ -15,6 +15,7 @@ use tracing::{error, info_span};
 use super::Leader;
 use super::limits::told;
 use super::orders::order_steps;
+use super::resize::{resize_steps, served_bytes};
 use super::settings::settings_steps;
 use super::verify::cancel_steps;
 use super::watching::Watching;
@@ -217,8 +218,9 @@ impl Leader {
             let Some((desired, plan)) = plan_of(records, volume, snapshot, now) else {
                 continue;
             };
+            let served = served_bytes(volume, snapshot, now);
             for step in &plan.steps {
-                let action = match wire_action(records, &desired, step) {
+                let action = match wire_action(records, &desired, served, step) {
                     Ok(action) => action,
                     Err(error) => {
                         error!(error = %error, "a step cannot be handed out");
@@ -239,6 +241,7 @@ impl Leader {
         let mut more = order_steps(records, snapshot, now);
         more.extend(cancel_steps(records, snapshot, now));
         more.extend(settings_steps(records, snapshot, now));
+        more.extend(resize_steps(records, snapshot, now));
         more.extend(stale_steps(records, snapshot, now));
         for (node, step) in more {
             if let Some(desk) = nodes.get_mut(&node) {
@@ -381,7 +384,7 @@ pub fn plan_of(
     Some((desired, plan))
 }
 
-fn vg_ref(vg: &crate::catalog::records::VgRecord) -> VgRef {
+pub(super) fn vg_ref(vg: &crate::catalog::records::VgRecord) -> VgRef {
     VgRef {
         name: vg.name.clone(),
         kind: vg.kind,
@@ -393,6 +396,7 @@ fn vg_ref(vg: &crate::catalog::records::VgRecord) -> VgRef {
 fn wire_action(
     records: &Records,
     desired: &VolumeDesired,
+    served: u64,
     step: &migrate::plan::Step,
 ) -> Result<Action, ApiError> {
     let vg = |name: &str| {
@@ -414,11 +418,12 @@ fn wire_action(
         };
         members.iter().map(member).collect()
     };
-    let (name, size_bytes) = (desired.name.to_string(), desired.size.bytes());
+    // A volume that grows is offered to guests as long as it is; only its disks are ahead.
+    let (name, size_bytes) = (desired.name.to_string(), served);
     Ok(match &step.action {
         migrate::Action::DiskCreate { vg: group } => Action::DiskCreate {
             vg: vg(group)?,
-            size_bytes,
+            size_bytes: desired.size.bytes(),
         },
         migrate::Action::ReplicaCreate {
             vg: group,

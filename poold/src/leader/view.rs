@@ -262,6 +262,7 @@ impl View<'_> {
             role: role.to_owned(),
             state: state.to_string(),
             reason,
+            size_bytes: known.map_or(0, |known| known.size_bytes),
             sync_percent: known.map_or(0.0, |known| known.sync_percent),
             lag_bytes: as_peer.map_or(0, |peer| peer.lag_bytes),
             lag_seconds: as_peer.map_or(0.0, |peer| peer.lag_seconds),
@@ -479,6 +480,7 @@ impl View<'_> {
                     | JobKind::LogRotate
                     | JobKind::LogTrim
                     | JobKind::DropKept
+                    | JobKind::Resize
                     | JobKind::Secondary => false,
                 });
                 // Stopped by an operator's wish, which is no trouble of the pool's.

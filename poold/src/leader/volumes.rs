@@ -469,7 +469,7 @@ pub(super) fn no_room(why: &str, size: VolumeSize) -> ApiError {
     .hint("`poolctl vg list` shows the room; `poolctl vg add` gives more")
 }
 
-fn size_refusal(error: &SizeError) -> ApiError {
+pub(super) fn size_refusal(error: &SizeError) -> ApiError {
     let refused = ApiError::usage(error.to_string());
     match error {
         SizeError::Unaligned { next, .. } => refused.hint(format!("give {next} bytes")),

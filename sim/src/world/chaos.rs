@@ -7,6 +7,9 @@ use super::{Happening, World};
 use crate::profile::{Action, Trouble};
 use crate::rng::Rng;
 
+/// No volume grows to more than so many times its first length.
+const GROWTH_MAX: u64 = 8;
+
 /// No guest thinks for less, on the average.
 const THINK_MICROS_MIN: u64 = 200;
 
@@ -262,6 +265,7 @@ impl World {
                 }
                 self.set_sources(node, &sources);
             }
+            Trouble::Grow => self.try_grow(node),
             Trouble::FakeSync => {
                 self.fake_sync(node);
             }
@@ -354,6 +358,32 @@ impl World {
         let gate_micros_max = self.rng.spread(2_000, 3_000_000);
         self.hand_over(from?, to, gate_micros_max)?;
         from
+    }
+
+    /// Asks whoever serves, seldom somebody else, for a longer volume, now and then a shorter one; perhaps `full` has no room
+    /// for it at first.
+    fn try_grow(&mut self, full: usize) {
+        let wild = self.rng.chance(10).then_some(full);
+        let Some(primary) = wild.or(self.primary()) else {
+            return;
+        };
+        let Some(sectors) = self.status(primary).map(|status| status.size.sectors().0) else {
+            return;
+        };
+        if self.rng.chance(30) {
+            self.fill_disk(full, true);
+            let micros = self.rng.spread(10_000, 4_000_000);
+            self.schedule(micros, Happening::Recover { node: full });
+        }
+        self.probe(primary);
+        let to = match self.rng.below(10) {
+            0 => sectors.saturating_sub(8).max(8),
+            _ => sectors + self.rng.spread(1, 64) * 8,
+        };
+        if to <= self.profile.sectors * GROWTH_MAX {
+            self.grow(primary, to);
+        }
+        self.probe(primary);
     }
 
     /// Asks whoever serves for another mode, sometimes one that cannot be.

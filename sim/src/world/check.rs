@@ -201,6 +201,7 @@ impl World {
         let from = at.lsn.0;
         let mut rest = Bytes::from(disk.log.into_bytes_from(from));
         let mut contents = disk.volume.into_bytes_from(0);
+        let mut size = meta.size;
         while at.lsn < meta.committed.lsn {
             let batch = match Batch::decode_next(&rest, meta.volume, at, Epoch::NONE) {
                 Ok(batch) => batch,
@@ -216,6 +217,8 @@ impl World {
             if at.lsn <= version {
                 end = at;
                 batch.records.iter().for_each(|record| lay(record, &mut contents));
+                let growth = batch.records.first().and_then(Record::growth);
+                size = growth.map_or(size, |(_, to)| to);
             }
         }
         if end.lsn != version || !self.history.holds(end) {
@@ -228,7 +231,14 @@ impl World {
                 "its disk holds writes up to {version}, which its primary could still lose"
             ));
         }
-        for (sector, bytes) in contents.chunks(SECTOR).enumerate() {
+        let (sectors, want) = (size.sectors().0 as usize, self.history.size_at(end));
+        if sectors != want || contents.len() < sectors * SECTOR {
+            let have = contents.len() / SECTOR;
+            return Err(format!(
+                "is {sectors} sectors long on {have}, at {version} it was {want}"
+            ));
+        }
+        for (sector, bytes) in contents.chunks(SECTOR).enumerate().take(sectors) {
             let want = self.history.stamp_at(sector, end).unwrap_or(0);
             if stamp::of(bytes) != Some(want) {
                 return Err(format!(
@@ -257,6 +267,8 @@ impl World {
         if meta.straight {
             let told = self.history.jumped(meta.written_back, meta.epoch);
             told.map_err(|what| self.violation(Some(node), what))?;
+            let sectors = meta.size.sectors().0 as usize;
+            self.history.grown_straight(meta.written_back, sectors);
             self.nodes[node].straight_from = Some(meta.written_back);
         } else if let Some(at) = self.nodes[node].straight_from.take()
             && meta.sync == SyncState::Whole
@@ -268,7 +280,7 @@ impl World {
 
     /// What is on a node's disk is the version at `at`.
     fn settle_straight(&mut self, node: usize, at: Position) {
-        let sectors = self.profile.sectors as usize;
+        let sectors = self.history.size_at(at);
         let contents = self.nodes[node].disk.volume.read(0, sectors * SECTOR).to_vec();
         // A mixture is found when it is compared with what guests were told.
         let stamps = contents
@@ -306,6 +318,7 @@ impl World {
             self.nodes[node].disk.slowness = 1;
             self.nodes[node].disk.failing = None;
             self.make_room(node);
+            self.nodes[node].disk.full = false;
             self.nodes[node].keeps_old_members = false;
             if self.members.contains(&node) {
                 self.start_after(node, 1000);
@@ -488,7 +501,7 @@ impl World {
         {
             // It had nothing to ask since.
             let (newest, base) = (*newest, *base);
-            self.move_guest(newest, base);
+            self.move_guest(newest, base, self.history.size_at(end));
         }
         if let Some(node) = self.primary()
             && let Some(at) = self.nodes[node].straight_from
@@ -496,8 +509,18 @@ impl World {
             self.settle_straight(node, at);
             end = at;
         }
+        let sectors = self.history.size_at(end) as u64;
+        if (sectors as usize) < self.guest.sectors() {
+            let what = format!("at rest the volume has {sectors} sectors, and its guest was told of more");
+            return Err(self.violation(None, what));
+        }
         for node in self.members.clone() {
-            for sector in 0..self.profile.sectors {
+            let size = self.status(node).map(|status| status.size.sectors().0);
+            if size != Some(sectors) {
+                let what = format!("at rest is {size:?} sectors long instead of {sectors}");
+                return Err(self.violation(Some(node), what));
+            }
+            for sector in 0..sectors {
                 let bytes = self.nodes[node]
                     .disk
                     .volume
@@ -508,6 +531,9 @@ impl World {
                     let have = stamp::of(&bytes);
                     let what = format!("at rest sector {sector} holds {have:#x?} instead of {want:#x}");
                     return Err(self.violation(Some(node), what));
+                }
+                if sector as usize >= self.guest.sectors() {
+                    continue;
                 }
                 let told = self.guest.check_at_rest(sector as usize, &bytes);
                 told.map_err(|what| self.violation(Some(node), format!("at rest, {what}")))?;
@@ -539,10 +565,14 @@ impl World {
     }
 }
 
-fn lay(record: &Record, contents: &mut [u8]) {
+fn lay(record: &Record, contents: &mut Vec<u8>) {
     let Some((range, data)) = record.change() else {
         return;
     };
+    if record.growth().is_some() {
+        let length = contents.len().max(range.end().bytes() as usize);
+        contents.resize(length, 0);
+    }
     let place = &mut contents[range.start.bytes() as usize..range.end().bytes() as usize];
     match data {
         Some(data) => place.copy_from_slice(data),

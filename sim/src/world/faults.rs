@@ -1,7 +1,7 @@
 //! What can go wrong, and what do operators do? Tests and chance use the same levers.
 
 use mars::{Birth, Command, CommandId, Limits, LinkId, MaxLag, Meta, Switch, SyncState};
-use model::{Mode, Role};
+use model::{Mode, Role, VolumeSize};
 
 use super::{Happening, HostFault, World, node_id};
 use crate::disk::Disk;
@@ -74,7 +74,7 @@ impl World {
             self.count("faults: power cut of a primary");
             let epoch = self.meta(node).map_or(model::Epoch::NONE, |meta| meta.epoch);
             if epoch.takeovers() == self.guest.takeovers {
-                self.guest.reborn();
+                self.guest.reborn(true);
             }
         }
     }
@@ -264,6 +264,23 @@ impl World {
         Some(self.command(node, Command::TrimLog))
     }
 
+    /// Asks a node to make the volume longer.
+    pub fn grow(&mut self, node: usize, sectors: u64) -> Option<CommandId> {
+        self.nodes[node].engine.as_ref()?;
+        self.count("operators: grow");
+        let to = VolumeSize::new(sectors * 512).expect("callers round");
+        Some(self.command(node, Command::Grow { to }))
+    }
+
+    /// A node's disk has no room for a longer volume, or has it again.
+    pub fn fill_disk(&mut self, node: usize, full: bool) {
+        self.say(|| format!("DISK h{node} {}", if full { "FULL" } else { "has room" }));
+        if full {
+            self.count("faults: no room to grow");
+        }
+        self.nodes[node].disk.full = full;
+    }
+
     /// Asks a node to digest its contents.
     pub fn checksum(&mut self, node: usize) -> Option<CommandId> {
         self.nodes[node].engine.as_ref()?;
@@ -327,10 +344,17 @@ impl World {
 
     fn wipe(&mut self, node: usize) {
         self.nodes[node].straight_from = None;
-        let contents = self.foreign_contents(&[]);
+        // Who makes the new disk may not have heard yet that the volume has grown.
+        let grown = self
+            .primary()
+            .and_then(|primary| self.status(primary))
+            .map(|s| s.size);
+        let size = grown.filter(|_| self.rng.chance(50)).unwrap_or(self.first_size());
+        let contents = self.foreign_contents(&[], size);
         let place = &mut self.nodes[node];
         place.disk = Disk::new(contents);
         place.birth = Birth::Secondary;
+        place.config.size = size;
         place.told_damage = false;
         place.thrown_away = Some(self.now);
         place.forced = false;

@@ -148,8 +148,9 @@ impl World {
         let status = self.nodes[node].status.as_ref();
         // Where the guest is, nobody else writes.
         if status.is_some_and(|s| s.serving && s.epoch.takeovers() != self.guest.takeovers) {
-            let start = self.rng.below(self.profile.sectors);
-            let count = self.rng.spread(1, 8).min(self.profile.sectors - start);
+            let sectors = status.map_or(0, |status| status.size.sectors().0);
+            let start = self.rng.below(sectors);
+            let count = self.rng.spread(1, 8).min(sectors - start);
             let range = SectorRange::new(start, count).expect("within the volume");
             self.forced.next_tag += 1;
             let tag = RequestTag(GHOST_TAGS + self.forced.next_tag);
@@ -224,6 +225,7 @@ impl World {
             return false;
         }
         let place = (node, self.nodes[node].boot);
+        let sectors = status.size.sectors().0 as usize;
         let busy = self.forced.ghosts.values().any(|at| *at == place);
         let Some(base) = self.base_of(number, node) else {
             return false;
@@ -235,7 +237,7 @@ impl World {
         }
         self.say(|| format!("GUEST MOVES to takeover {number} at h{node}, from {}", base.lsn));
         self.count("guest: moved with a takeover");
-        self.move_guest(number, base);
+        self.move_guest(number, base, sectors);
         true
     }
 
@@ -250,7 +252,7 @@ impl World {
     }
 
     /// The guest begins anew with what the primary of a takeover has.
-    pub(super) fn move_guest(&mut self, number: u32, base: Position) {
+    pub(super) fn move_guest(&mut self, number: u32, base: Position, sectors: usize) {
         // A change that was asked for elsewhere may still be made there: whoever comes back must not meet it.
         let looks = |request: &GuestRequest| {
             matches!(
@@ -274,7 +276,7 @@ impl World {
         if let Some(node) = self.members.iter().copied().find(straight) {
             let (volume, history) = (&self.nodes[node].disk.volume, &self.history);
             let logged_from = self.nodes[node].straight_from;
-            self.guest.moved(number, |sector| {
+            self.guest.moved(number, sectors, |sector| {
                 let at = (sector * SECTOR) as u64;
                 let both = [volume.durable(at), volume.read(at, SECTOR)];
                 let mut stamps = both.map(|bytes| stamp::of(bytes).unwrap_or(u64::MAX)).to_vec();
@@ -289,11 +291,9 @@ impl World {
             return;
         }
         let history = &self.history;
-        self.guest.moved(number, |sector| {
-            let first = history
-                .stamp_at(sector, base)
-                .expect("takeovers go on from a history");
-            let mut stamps = vec![first];
+        self.guest.moved(number, sectors, |sector| {
+            // What was not there yet read as zeroes when it came.
+            let mut stamps = vec![history.stamp_at(sector, base).unwrap_or(0)];
             stamps.extend(history.stamps_behind(sector, base.lsn, number));
             stamps
         });

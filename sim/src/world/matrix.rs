@@ -28,6 +28,7 @@ fn verb(command: &Command) -> Option<&'static str> {
         Command::SetMode { .. } => "set mode",
         Command::TakeOver { .. } => "take-over",
         Command::Verify { .. } => "verify",
+        Command::Grow { .. } => "grow",
         _ => return None,
     })
 }
@@ -37,7 +38,7 @@ impl World {
     pub(super) fn note_struck(&mut self, what: &'static str) {
         if let Some(verb) = what.strip_prefix("operators: ") {
             match verb {
-                "join" | "leave" | "replace" | "verify" => {
+                "join" | "leave" | "replace" | "verify" | "grow" => {
                     self.struck.begun.insert(verb, self.now);
                 }
                 _ => {}
@@ -60,7 +61,7 @@ impl World {
         let syncing = |node: &super::Node| {
             node.status
                 .as_ref()
-                .is_some_and(|s| s.synced.0 < self.profile.sectors && node.engine.is_some())
+                .is_some_and(|s| s.synced.0 < s.size.sectors().0 && node.engine.is_some())
         };
         if self.nodes.iter().any(syncing) {
             verbs.push("full sync");

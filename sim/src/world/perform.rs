@@ -333,6 +333,9 @@ impl World {
         tag: RequestTag,
         result: Result<Reply, GuestError>,
     ) -> Result<(), Violation> {
+        if let Some(end) = self.probes.remove(&tag.0) {
+            return self.probe_answered(node, end, result);
+        }
         if let Some(told) = self.ghost_answered(node, tag, result.is_ok()) {
             return told;
         }
@@ -341,7 +344,9 @@ impl World {
             let epoch = engine.primary_in()?;
             Some(epoch.takeovers())
         });
-        if result.is_ok() && number.is_some_and(|number| number != self.guest.takeovers) {
+        // A primary of another takeover may know another length, too.
+        let served = matches!(result, Ok(_) | Err(GuestError::OutOfBounds));
+        if served && number.is_some_and(|number| number != self.guest.takeovers) {
             self.guest_left_behind(node);
             self.forced.ghosts.remove(&tag.0);
             self.resend_later();
@@ -407,6 +412,9 @@ impl World {
         };
         if let (Command::TakeOver { epoch }, Err(error)) = (&asked.command, &result) {
             self.take_over_denied(node, *epoch, error)?;
+        }
+        if let (Command::Grow { to }, Ok(Answer::Done)) = (&asked.command, &result) {
+            return self.grow_answered(node, *to);
         }
         match result {
             Ok(Answer::HandedOver { gate_micros, .. }) => {
@@ -506,6 +514,8 @@ impl World {
                 self.nodes[node].told_damage = true;
                 self.count("engine: damaged logs found");
             }
+            Notice::Grown { .. } => self.count("engine: replicas grown"),
+            Notice::CannotGrow { .. } => self.count("engine: replicas that cannot grow"),
             Notice::VerifyStarted { .. } => self.verify_started(),
             Notice::Difference { node: other, range } => self.difference_told(node, other, *range)?,
             Notice::VerifyEnded { run } => self.verify_ended(node, run)?,

@@ -60,12 +60,13 @@ impl World {
             status.role != Role::Secondary
                 || status.shadow_bytes > 0
                 || marks.written_back() < marks.touched()
-                || status.synced.0 < self.profile.sectors
+                || status.synced.0 < status.size.sectors().0
         });
         if busy || !self.meta(node).is_some_and(|meta| whole(&meta)) || !self.nothing_is_handed_over() {
             return false;
         }
-        let sector = self.rng.below(self.profile.sectors);
+        let sectors = self.meta(node).map_or(1, |meta| meta.size.sectors().0);
+        let sector = self.rng.below(sectors);
         let (byte, bit) = (self.rng.below(SECTOR as u64), self.rng.below(8) as u8);
         let place = &mut self.nodes[node];
         if place.rots.iter().any(|rot| rot.sector == sector) {

@@ -79,7 +79,7 @@ impl World {
         let was_primary = self.meta(node).is_some_and(|meta| meta.role == Role::Primary);
         if serves || was_primary {
             // A refused flush takes with it what was not durable, and the guest is told of an error.
-            self.guest.reborn();
+            self.guest.reborn(false);
         }
         let error = DiskError {
             operation: operation.to_owned(),
@@ -156,7 +156,12 @@ impl World {
         let leaver = self.rng.pick(&others).copied();
         let serving = self.serving();
         match leaver.filter(|leaver| serving.len() == 1 && serving[0] != *leaver) {
-            Some(leaver) if self.members.len() > 2 && self.nothing_is_handed_over() => self.leave(leaver),
+            // Who leaves must not be the only one that knows of the newest takeover.
+            Some(leaver)
+                if self.members.len() > 2 && self.nothing_is_handed_over() && self.is_newest(serving[0]) =>
+            {
+                self.leave(leaver)
+            }
             _ if free => {
                 self.join();
             }

@@ -11,6 +11,7 @@ mod full;
 mod hardcore;
 mod logs;
 mod pair;
+mod size;
 mod source;
 mod stability;
 mod syncs;

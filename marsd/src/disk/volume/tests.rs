@@ -113,3 +113,22 @@ fn a_disk_is_checked_before_it_is_used() {
     let _held = Volume::open(&path, size).unwrap();
     assert!(text(&path).contains("in use by another marsd"));
 }
+
+#[test]
+fn a_disk_grows_and_what_is_new_is_clear_whatever_was_there() {
+    let size = |bytes| VolumeSize::new(bytes).unwrap();
+    let Fixture { volume, _dir } = fixture();
+    let data = Bytes::from(vec![7; 4096]);
+    volume
+        .write(range(MIB, 4096), std::slice::from_ref(&data))
+        .unwrap();
+    volume.write(range(3 * MIB, 4096), &[data]).unwrap();
+    // The volume had two of the four mebibytes.
+    volume.grow(size(2 * MIB), size(8 * MIB)).unwrap();
+    assert_eq!(volume.file.metadata().unwrap().len(), 8 * MIB);
+    assert_eq!(volume.read(range(2 * MIB, 6 * MIB)).unwrap(), VolumeData::Zeroes);
+    assert!(matches!(volume.read(range(MIB, 4096)).unwrap(), VolumeData::Data(d) if d == vec![7; 4096]));
+    // Asked again, and for less than there is.
+    volume.grow(size(2 * MIB), size(4 * MIB)).unwrap();
+    assert_eq!(volume.file.metadata().unwrap().len(), 8 * MIB);
+}

@@ -13,6 +13,7 @@ use model::{VolumeName, VolumeSize};
 use tokio::io::{AsyncRead, AsyncWrite, BufReader};
 
 use crate::door::port::Guests;
+use crate::length::Length;
 use handshake::Outcome;
 
 /// Time for a client to get through negotiation: strangers that say nothing must not hold places for ever.
@@ -21,7 +22,29 @@ const HANDSHAKE_SECONDS_MAX: u64 = 30;
 /// Requests are small and come in bursts: one system call brings many.
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 
-/// What a door offers.
+/// What a door offers, as long as it is open.
+#[derive(Clone, Debug)]
+pub struct Offer {
+    /// What clients call it; the empty name means it too.
+    pub name: VolumeName,
+    /// Its length: a client sees what it is when it connects, and never more.
+    pub length: Length,
+    /// Whether writing is refused.
+    pub read_only: bool,
+}
+
+impl Offer {
+    /// To a client that connects now.
+    pub fn now(&self) -> Export {
+        Export {
+            name: self.name.clone(),
+            size: self.length.now(),
+            read_only: self.read_only,
+        }
+    }
+}
+
+/// What one client is offered.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Export {
     /// What clients call it; the empty name means it too.

@@ -42,6 +42,12 @@ impl Leader {
         let volume = records.volumes.get(&job.volume);
         let work = match job.work() {
             Ok(Some(work)) => work,
+            Ok(None) if job.kind == JobKind::Resize => {
+                let Some(next) = self.advance_resize(job, volume, snapshot, now) else {
+                    return Ok(false);
+                };
+                return self.write_job(job, next, None);
+            }
             Ok(None) => {
                 let Some((next, volume)) = self.advance_order(job, volume, snapshot, now) else {
                     return Ok(false);

@@ -16,6 +16,7 @@ use crate::leader::drain::drain_words;
 use crate::leader::jobs::COMPARE_PHASE;
 use crate::leader::orders::order_words;
 use crate::leader::reconcile::plan_of;
+use crate::leader::resize::waits_for;
 use crate::leader::verify::{compare_words, compared_percent};
 
 /// How much of the newest speed goes into the one that is shown.
@@ -187,6 +188,9 @@ fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant
     };
     if job.phase == COMPARE_PHASE {
         return compare_words(job, snapshot, now);
+    }
+    if job.kind == JobKind::Resize {
+        return waits_for(volume, snapshot, now);
     }
     if let Some(order) = &job.order {
         let node = job.order_node().unwrap_or_default();

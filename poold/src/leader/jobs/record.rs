@@ -10,6 +10,7 @@ use model::NodeId;
 use super::{COMPARE_PHASE, DRAIN_PHASE, ORDER_PHASE};
 use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
+use crate::leader::resize::GROW_PHASE;
 
 impl JobRecord {
     /// A job at its first phase; its number comes with
@@ -56,7 +57,7 @@ impl JobRecord {
         }
     }
 
-    /// What the planner has to decide about; `None` for an order. Errors: what in the record makes no sense.
+    /// What the planner has to decide about; `None` for an order and a resize. Errors: what in the record makes no sense.
     pub(super) fn work(&self) -> Result<Option<Work>, String> {
         let node = |name: &Option<String>| {
             let name = name.as_deref().ok_or("the job lacks a node")?;
@@ -91,6 +92,7 @@ impl JobRecord {
             | JobKind::Secondary
             | JobKind::Invalidate
             | JobKind::Resolve
+            | JobKind::Resize
             | JobKind::FakeSync
             | JobKind::LogRotate
             | JobKind::LogTrim
@@ -113,6 +115,7 @@ impl JobRecord {
             Ok(None) if self.kind == JobKind::Verify => {
                 vec![ORDER_PHASE.to_owned(), COMPARE_PHASE.to_owned()]
             }
+            Ok(None) if self.kind == JobKind::Resize => vec![GROW_PHASE.to_owned()],
             Ok(None) | Err(_) => vec![ORDER_PHASE.to_owned()],
         }
     }
