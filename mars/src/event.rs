@@ -738,6 +738,13 @@ pub enum Notice {
         /// How.
         reason: String,
     },
+    /// The log of a source is damaged where only replicas still needed it: those that lack what is there copy contents instead.
+    LogDamaged {
+        /// Where.
+        at: Lsn,
+        /// How.
+        reason: String,
+    },
     /// The volume is longer here.
     Grown {
         /// How long it is.

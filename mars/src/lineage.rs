@@ -43,6 +43,14 @@ pub struct Stretch {
     pub from: Position,
 }
 
+/// In which epoch the last batch before `at` was written, as far as `lineage` goes back.
+pub(crate) fn epoch_before(lineage: &[Stretch], at: Lsn) -> Option<Epoch> {
+    let mut before = lineage.iter().rev();
+    before
+        .find(|stretch| stretch.from.lsn < at)
+        .map(|stretch| stretch.epoch)
+}
+
 /// Where a history goes on after a primary in `epoch` has changed contents without a log since `end`: a position that nobody else can
 /// have, neither who has the log up to `end` nor another primary that went on from there in the same way; the same however often it is
 /// worked out.

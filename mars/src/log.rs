@@ -53,6 +53,8 @@ pub(crate) struct Log {
     pub wait_replicas: VecDeque<(Lsn, RequestTag, Tick)>,
     /// (end of log, when) pairs, oldest first.
     pub samples: VecDeque<(Lsn, Tick)>,
+    /// Where a batch was found damaged that only others needed, and how.
+    pub damage: Option<(Lsn, String)>,
 }
 
 impl Log {
@@ -73,6 +75,7 @@ impl Log {
             wait_committed: VecDeque::new(),
             wait_replicas: VecDeque::new(),
             samples: VecDeque::new(),
+            damage: None,
         }
     }
 

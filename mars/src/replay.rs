@@ -186,11 +186,13 @@ impl Engine {
 
     /// The end is known: cut what is behind it, and make what is before it durable.
     fn scan_end(&mut self) {
+        // What is before a jump belongs to nobody any more; a crash may have come before it was dropped.
+        let is_dropped = self.meta.straight && self.log.sealed == self.meta.written_back;
         let id = self.io(Io::ScanCut);
         self.effects.push_back(Effect::ResetLog {
             id,
             at: self.log.sealed.lsn,
-            keep: true,
+            keep: !is_dropped,
         });
     }
 

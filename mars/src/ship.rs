@@ -8,11 +8,11 @@ use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick, VolumeSize};
 use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{CommandError, CommandId, Effect, LinkId, Notice};
 use crate::limit::{Meter, piece_bytes};
-use crate::lineage::Position;
+use crate::lineage::{Position, epoch_before};
 use crate::message::Message;
 use crate::museum::{self, Mutant};
 use crate::pressure::{self, Level, Need, Reason};
-use crate::record::{HEADER_BYTES, Header};
+use crate::record::{BATCH_BYTES_MAX, Batch, Header};
 use crate::survey::Survey;
 use crate::switch::Paused;
 
@@ -115,6 +115,16 @@ impl Ship {
         self.replies.clear();
         self.survey = None;
     }
+}
+
+/// What a source's log has where a replica's ends.
+enum Found {
+    /// The batch that continues it.
+    Continues,
+    /// Another history.
+    Parted,
+    /// What continued it once, damaged.
+    Damaged { reason: String },
 }
 
 /// How a stream begins.
@@ -316,7 +326,8 @@ impl Engine {
         match end {
             Some(end) if end.lsn >= self.meta.trimmed && end.lsn < self.marks.appended() => {
                 let id = self.io(Io::OpenCheck { link, end, end_epoch });
-                let bytes_max = HEADER_BYTES;
+                let left = self.marks.appended().since(end.lsn);
+                let bytes_max = left.min(BATCH_BYTES_MAX as u64) as usize;
                 self.effects.push_back(Effect::ReadLog {
                     id,
                     at: end.lsn,
@@ -388,19 +399,53 @@ impl Engine {
         if !(relays || matches!(self.phase, Phase::Serving)) || !self.links.contains_key(&link) {
             return;
         }
-        match Header::decode(bytes) {
+        match self.found_at(end, end_epoch, bytes) {
             _ if relays && end.lsn < self.meta.trimmed => self.refuse_to_relay(link),
             // While we looked, it was decided to give up the log there.
             _ if end.lsn < self.meta.trimmed => self.open_behind(link),
-            Ok(header)
-                if header.lsn == end.lsn
-                    && (header.previous == end.digest || museum::is(Mutant::DivergenceDropped)) =>
-            {
-                self.open_stream(link, end, end_epoch, Begin::Going);
-            }
+            Found::Continues => self.open_stream(link, end, end_epoch, Begin::Going),
             _ if relays => self.refuse_to_relay(link),
-            _ => self.open_parted(link),
+            Found::Parted => self.open_parted(link),
+            Found::Damaged { reason } => {
+                self.found_damage(end.lsn, reason);
+                self.open_behind(link);
+            }
         }
+    }
+
+    /// What our log has where a replica's ends; `bytes` hold the whole batch that begins there, if one does.
+    ///
+    /// An unreadable place says nothing by itself: a history that parted before it may have no batch that begins there. But an epoch has
+    /// one writer, who writes no position twice; so where our lineage has the replica's epoch, the batch was there.
+    fn found_at(&self, end: Position, end_epoch: Epoch, bytes: &Bytes) -> Found {
+        let damaged = |error: &dyn std::fmt::Display| Found::Damaged {
+            reason: error.to_string(),
+        };
+        let was_there = epoch_before(&self.meta.lineage, end.lsn).unwrap_or(Epoch::NONE) == end_epoch;
+        match (Header::decode(bytes), Batch::decode(bytes)) {
+            (Ok(header), _) if header.lsn == end.lsn && header.previous != end.digest => {
+                match museum::is(Mutant::DivergenceDropped) {
+                    true => Found::Continues,
+                    false => Found::Parted,
+                }
+            }
+            (Ok(header), Ok(_)) if header.lsn == end.lsn => Found::Continues,
+            (Ok(header), Err(error)) if header.lsn == end.lsn => damaged(&error),
+            (Ok(header), _) if was_there => damaged(&format!("it holds the batch of {}", header.lsn)),
+            (Err(error), _) if was_there => damaged(&error),
+            _ => Found::Parted,
+        }
+    }
+
+    /// The log is damaged where only others would need it: they get contents instead, and it is trimmed like any other.
+    fn found_damage(&mut self, at: Lsn, reason: String) {
+        if self.log.damage.as_ref().is_none_or(|(known, _)| *known != at) {
+            self.notice(Notice::LogDamaged {
+                at,
+                reason: reason.clone(),
+            });
+        }
+        self.log.damage = Some((at, reason));
     }
 
     /// The peer's history is not a beginning of ours; it finds out where they part, and what that means.

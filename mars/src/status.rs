@@ -148,7 +148,7 @@ impl Engine {
         let (state, reason) = self.state();
         let reason = match state {
             ReplicaState::DefectiveLog | ReplicaState::SplitBrain => reason,
-            _ => self.growth.trouble().or(reason),
+            _ => self.growth.trouble().or(reason).or_else(|| self.log_trouble()),
         };
         let syncing = self.resync.is_some();
         let sync_bytes_per_second = if syncing {
@@ -221,6 +221,15 @@ impl Engine {
             serving: matches!(self.phase, Phase::Serving),
             wants_sync: matches!(self.phase, Phase::Following) && self.wants_sync(),
         }
+    }
+
+    /// What is wrong with the log that takes no service away, as long as that part of it is kept.
+    fn log_trouble(&self) -> Option<String> {
+        let (at, reason) = self.log.damage.as_ref()?;
+        let kept = *at >= self.meta.trimmed;
+        kept.then(|| {
+            format!("its log is damaged at {at} ({reason}); replicas that lack what is there copy contents instead")
+        })
     }
 
     /// The volume's length, as far as the log is loaded.

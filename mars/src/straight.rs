@@ -389,12 +389,14 @@ impl Engine {
             let from = self.log.sealed;
             self.note_stretch(Stretch { epoch, writer, from });
         }
-        let epoch = self.log.sealed_epoch;
-        let to = jump(self.log.sealed, self.meta.epoch);
+        // Nobody else can say that the epoch before this one reaches so far.
+        let epoch = self.meta.epoch;
+        let to = jump(self.log.sealed, epoch);
         self.meta.straight = true;
         self.meta.written_back = to;
         self.meta.touched = to.lsn;
         self.meta.committed = to;
+        self.meta.committed_epoch = epoch;
         self.meta.trimmed = to.lsn;
         self.marks = Watermarks::at(to.lsn);
         self.log = Log::ending_at(to, epoch);

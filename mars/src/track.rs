@@ -14,7 +14,7 @@ use model::{Epoch, Lsn, NodeId, ReplicaState, SectorRange};
 use crate::dirty::{DirtyMap, SavedTrack};
 use crate::engine::{Engine, Io, Phase};
 use crate::event::{DiskError, Effect};
-use crate::lineage::{Position, jump};
+use crate::lineage::{Position, epoch_before, jump};
 use crate::record::{Batch, BatchError, Header, Record};
 
 /// What is remembered of one peer.
@@ -249,11 +249,7 @@ impl Engine {
     /// everything before the jump holds everything up to it.
     fn covered_by(&self, saved: &SavedTrack) -> Position {
         let to = self.meta.written_back;
-        let mut before = self.meta.lineage.iter().rev();
-        let epoch = before
-            .find(|stretch| stretch.from.lsn < to.lsn)
-            .map(|stretch| stretch.epoch);
-        match epoch {
+        match epoch_before(&self.meta.lineage, to.lsn) {
             Some(epoch) if self.meta.straight && jump(saved.covered, epoch) == to => to,
             _ => saved.covered,
         }

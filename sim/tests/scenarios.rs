@@ -727,6 +727,45 @@ fn a_batch_in_the_wrong_place_is_damage_and_no_split_brain() {
 }
 
 #[test]
+fn damage_in_what_only_a_replica_needs_costs_it_a_copy_and_nobody_else_anything() {
+    let found = lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.power_cut(1);
+        world.run_for(2 * SECOND)?;
+        assert!(world.flip_served_bit(0), "nothing was kept for the replica");
+        world.start_after(1, SECOND / 100);
+        replicated(world, &[0, 1])?;
+        // Whether the replica had the damaged batch already, or not.
+        let found = count(world, |n| matches!(n, Notice::LogDamaged { .. }));
+        let copies = count(world, |n| matches!(n, Notice::SyncFinished { .. }));
+        assert_eq!(copies, 1 + found);
+        world.settle()?;
+        Ok(found)
+    });
+    assert!(found > 10, "damage was met {found} times");
+}
+
+#[test]
+fn a_log_that_a_crash_left_behind_a_jump_goes_at_the_next_start() {
+    lives(&Profile::calm(1), |world| {
+        for round in 0..10 {
+            let second = world.join();
+            replicated(world, &[0, second])?;
+            world.leave(second);
+            // Somewhere between being told and having dropped it.
+            world.run_for(500 + round * 500)?;
+            world.kill(0);
+            world.start_after(0, 1000);
+            assert!(world.run_until(20 * SECOND, is_straight)?);
+            world.run_for(SECOND / 10)?;
+            assert_eq!(world.log_bytes(0), 0, "nobody will ever trim it");
+        }
+        world.settle()?;
+        Ok(0)
+    });
+}
+
+#[test]
 fn a_disk_that_refuses_takes_its_replica_out_of_service_until_it_is_restarted() {
     for lane in 0..3 {
         lives(&Profile::calm(3), |world| {

@@ -108,6 +108,12 @@ pub(crate) fn log(notice: Notice) {
             warn!(%epoch, primary, "is primary no more: there is a newer one");
         }
         Notice::DefectiveLog { at, reason } => error!(at = at.0, reason, "the log is damaged"),
+        Notice::LogDamaged { at, reason } => {
+            warn!(
+                at = at.0,
+                reason, "the log is damaged; whoever lacks what is there copies contents"
+            );
+        }
         Notice::Grown { to } => info!(%to, "the volume has grown"),
         Notice::CannotGrow { to, reason } => warn!(%to, reason, "the volume has grown, but not here"),
         Notice::VerifyStarted { from } => info!(from = from.0, "comparison of all replicas has begun"),

@@ -416,6 +416,10 @@ impl World {
         if let (Command::Grow { to }, Ok(Answer::Done)) = (&asked.command, &result) {
             return self.grow_answered(node, *to);
         }
+        if let (Command::SetMembers { members }, Ok(_)) = (&asked.command, &result) {
+            // One that leaves and comes back is another one.
+            self.nodes[node].kept.retain(|peer, _| members.contains(peer));
+        }
         match result {
             Ok(Answer::HandedOver { gate_micros, .. }) => {
                 self.count("operators: hand-over done");
@@ -513,6 +517,13 @@ impl World {
                 }
                 self.nodes[node].told_damage = true;
                 self.count("engine: damaged logs found");
+            }
+            Notice::LogDamaged { at, reason } => {
+                if !self.nodes[node].disk.log.is_damaged() {
+                    let what = format!("finds its log damaged at {at}, which nobody damaged: {reason}");
+                    return Err(self.violation(Some(node), what));
+                }
+                self.count("engine: damage found that only others needed");
             }
             Notice::Grown { .. } => self.count("engine: replicas grown"),
             Notice::CannotGrow { .. } => self.count("engine: replicas that cannot grow"),

@@ -41,6 +41,11 @@ impl World {
         }
     }
 
+    /// What a node's log takes of its file system.
+    pub fn log_bytes(&self, node: usize) -> u64 {
+        self.nodes[node].disk.log_bytes()
+    }
+
     /// Another budget for a node's log; it is kept over restarts.
     pub fn set_log_budget(&mut self, node: usize, bytes: u64) {
         self.nodes[node].config.log_bytes_max = bytes;
@@ -107,6 +112,31 @@ impl World {
             return false;
         };
         self.spoil_log(node, at, misdirected.then_some(other))
+    }
+
+    /// A bit turns in the log of a primary that serves, where its own disk needs it no more. False when there is no such place.
+    pub fn flip_served_bit(&mut self, node: usize) -> bool {
+        let serves = self.nodes[node]
+            .status
+            .as_ref()
+            .is_some_and(|status| status.serving);
+        let Some(meta) = self.meta(node) else { return false };
+        let (from, to) = (self.nodes[node].disk.log.origin(), meta.written_back.lsn.0);
+        if !serves || meta.straight || from >= to || self.nodes[node].disk.log.is_damaged() {
+            return false;
+        }
+        let (at, bit) = (self.rng.between(from, to - 1), self.rng.below(8) as u8);
+        if !self.nodes[node]
+            .disk
+            .log
+            .is_flushed(at / SECTOR as u64 * SECTOR as u64)
+        {
+            return false;
+        }
+        self.say(|| format!("BIT FLIP IN WHAT h{node} SERVES at {at} bit {bit}"));
+        self.count("faults: bit flipped in a log that only others need");
+        self.nodes[node].disk.log.flip(at, bit);
+        true
     }
 
     /// The batch at this position of a secondary's log is another one, of behind it. False when there is none.
