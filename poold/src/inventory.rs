@@ -45,6 +45,8 @@ pub struct Snapshot {
     pub gates: BTreeMap<String, u64>,
     /// What came of orders, by job and host: in words, or why they are refused for good.
     pub orders: BTreeMap<(u64, String), Result<String, ApiError>>,
+    /// When the first host reported to this daemon.
+    pub since: Option<Instant>,
 }
 
 /// Keeps what the hosts say; nothing of it outlives the daemon.
@@ -57,6 +59,7 @@ impl Inventory {
     /// Takes a host's report.
     pub fn report(&self, node: &str, report: Report, now: Instant) {
         let mut newest = self.lock();
+        newest.since.get_or_insert(now);
         for result in &report.results {
             let key = (result.step.volume.clone(), node.to_owned());
             match &result.outcome {
@@ -157,6 +160,12 @@ impl std::fmt::Display for Blind {
 }
 
 impl Snapshot {
+    /// Whether a host may still report that was there all the time: this daemon has just started.
+    pub fn awaits(&self, node: &str, now: Instant) -> bool {
+        let listens = |since| now.saturating_duration_since(since) > HOST_PATIENCE;
+        !self.hosts.contains_key(node) && !self.since.is_some_and(listens)
+    }
+
     /// How marsd stands on a host, if that is known and fresh.
     pub fn marsd(&self, node: &str, now: Instant) -> Result<&HostStatus, Blind> {
         let seen = self.hosts.get(node).ok_or(Blind::Never)?;

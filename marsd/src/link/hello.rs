@@ -201,18 +201,19 @@ mod tests {
 
     #[tokio::test]
     async fn garbage_is_no_hello_and_another_protocol_is_named() {
+        let ours = |rest: &[u8]| [&b"PDH1"[..], &PROTOCOL.to_le_bytes(), rest].concat();
         for frame in [
-            &b"x"[..],
-            b"GET / HTTP/1.1",
-            b"PDH1\x01\x00\x03aaaabbbbccccdddd",
-            b"PDH1\x01\x00\x01short",
+            b"x".to_vec(),
+            b"GET / HTTP/1.1".to_vec(),
+            ours(b"\x03aaaabbbbccccdddd"),
+            ours(b"\x01short"),
         ] {
-            assert_eq!(received(frame).await, Err(io::ErrorKind::InvalidData));
+            assert_eq!(received(&frame).await, Err(io::ErrorKind::InvalidData));
         }
         let other = received(b"PDH1\x09\x00whatever comes then")
             .await
             .unwrap()
             .unwrap_err();
-        assert_eq!(other, "protocol 9 is spoken to a marsd that speaks 1");
+        assert_eq!(other, "protocol 9 is spoken to a marsd that speaks 2");
     }
 }

@@ -250,7 +250,11 @@ impl Leader {
                 return cancelled.then(|| end(JobState::Cancelled, None, None));
             }
         };
-        if primary.size_bytes >= volume.size_bytes && shorter(volume, snapshot, now).is_empty() {
+        let awaits = volume
+            .members
+            .iter()
+            .any(|place| snapshot.awaits(&place.node, now));
+        if primary.size_bytes >= volume.size_bytes && shorter(volume, snapshot, now).is_empty() && !awaits {
             let away = volume.members.iter().map(|place| place.node.as_str());
             let away: Vec<&str> = away.filter(|node| snapshot.marsd(node, now).is_err()).collect();
             let note = (!away.is_empty()).then(|| format!("{} will follow when reachable", away.join(", ")));
