@@ -3,9 +3,13 @@
 //! The client sends `{"version":1,"id":N,"method":…,…}` and gets `{"id":N,"ok":…}` or `{"id":N,"error":{…}}`; answers
 //! may come in any order. Every method is idempotent: asking for what already is succeeds and changes nothing.
 
+mod snapshot;
+
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+
+pub use snapshot::{RestoreEndWord, RestoreStatus, SnapshotStatus, SnapshotWord};
 
 /// Version of this protocol; a daemon refuses any other by name.
 pub const CONTROL_VERSION: u32 = 1;
@@ -147,6 +151,42 @@ pub enum Call {
     },
     /// End the comparison, if one is under way; asked of the primary.
     VolumeVerifyCancel {
+        /// Volume id.
+        volume: String,
+    },
+    /// Keep this version on every replica; asked of the primary, answered once that is durably decided. The status of each host
+    /// tells what becomes of it there. A name that is known already is not taken again.
+    VolumeSnapshot {
+        /// Volume id.
+        volume: String,
+        /// What it is called.
+        name: String,
+    },
+    /// Give up what the replica here keeps of a version.
+    VolumeSnapshotDrop {
+        /// Volume id.
+        volume: String,
+        /// What it is called.
+        name: String,
+        /// Its position.
+        at_lsn: u64,
+        /// 32 hex digits: of which history.
+        at_digest: String,
+    },
+    /// Bring the contents of a snapshot back, as writes of a guest, so that all replicas follow; asked of the primary, which must keep it,
+    /// answered once begun. The status tells how it goes. It ends with this marsd or its role: asked again, it compares from the beginning.
+    VolumeRestore {
+        /// Volume id.
+        volume: String,
+        /// What it is called.
+        name: String,
+        /// Its position.
+        at_lsn: u64,
+        /// 32 hex digits: of which history.
+        at_digest: String,
+    },
+    /// End a restore, if one is under way: contents are a mixture of before and after then.
+    VolumeRestoreCancel {
         /// Volume id.
         volume: String,
     },
@@ -432,6 +472,13 @@ pub enum Outcome {
         /// The directory; nobody removes it but people.
         path: String,
     },
+    /// Whoever comes to this version keeps it.
+    Snapshot {
+        /// Its position.
+        at_lsn: u64,
+        /// 32 hex digits: of which history.
+        at_digest: String,
+    },
     /// Digest of the contents.
     Checksum {
         /// 32 hex digits.
@@ -642,6 +689,12 @@ pub struct ReplicaStatus {
     pub late_seconds: Option<f64>,
     /// As primary: what guests may write now because of that.
     pub pace_bytes_per_second: Option<u64>,
+    /// Versions that were to be kept here, oldest first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub snapshots: Vec<SnapshotStatus>,
+    /// As primary: the restore under way, or the last one since marsd has started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<RestoreStatus>,
     /// As primary: the others.
     pub peers: Vec<PeerStatus>,
     /// Members whose history has parted from the one here.

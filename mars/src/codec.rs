@@ -2,7 +2,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use model::units::SECTOR_BYTES;
-use model::{Epoch, Lsn, NodeId, SectorRange, VolumeSize};
+use model::{Epoch, Lsn, NodeId, SectorRange, SnapshotName, VolumeSize};
 
 use crate::lineage::{Digest, Position, Stretch};
 use crate::message::SYNC_EXTENTS_MAX;
@@ -98,6 +98,13 @@ impl Reader {
         let name = self.bytes(usize::from(length), what)?;
         let name = std::str::from_utf8(&name).map_err(|_| malformed(format!("{what}: not UTF-8")))?;
         NodeId::new(name).map_err(|e| malformed(format!("{what}: {e}")))
+    }
+
+    pub fn snapshot_name(&mut self, what: &str) -> Result<SnapshotName, DecodeError> {
+        let length = self.u8(what)?;
+        let name = self.bytes(usize::from(length), what)?;
+        let name = std::str::from_utf8(&name).map_err(|_| malformed(format!("{what}: not UTF-8")))?;
+        SnapshotName::new(name).map_err(|e| malformed(format!("{what}: {e}")))
     }
 
     pub fn nodes(&mut self, what: &str, most: usize) -> Result<Vec<NodeId>, DecodeError> {
@@ -240,6 +247,12 @@ impl Writer {
     }
 
     pub fn node(&mut self, v: &NodeId) -> &mut Writer {
+        let name = v.as_str().as_bytes();
+        self.u8(u8::try_from(name.len()).expect("a name has at most 63 bytes"));
+        self.bytes(name)
+    }
+
+    pub fn snapshot_name(&mut self, v: &SnapshotName) -> &mut Writer {
         let name = v.as_str().as_bytes();
         self.u8(u8::try_from(name.len()).expect("a name has at most 63 bytes"));
         self.bytes(name)

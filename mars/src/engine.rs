@@ -13,7 +13,7 @@
 //! This file owns the state and hands each event to the room that minds it: `log.rs` appends and commits,
 //! `replay.rs` recovers and loads, `writeback.rs` brings the shadow to the disk, `follow.rs` listens to a source,
 //! `ship.rs` is one, `resync.rs` copies disks, `verify.rs` and `repair.rs` compare them, `role.rs` moves the primary,
-//! `grow.rs` makes the volume longer, `takeover.rs` makes one, `fence.rs` deposes one, `split.rs` finds out where histories part, `guest.rs` answers guests,
+//! `grow.rs` makes the volume longer, `snapshot.rs` keeps the same version everywhere, `takeover.rs` makes one, `fence.rs` deposes one, `split.rs` finds out where histories part, `guest.rs` answers guests,
 //! `switch.rs` is what operators have stopped, `promise.rs` says when a flush may be answered. After each
 //! batch of events `pump` lets every room do what has become possible. The price of one owner without threads is state
 //! machines by hand; the gain is that the simulator can stop the world between any two steps.
@@ -21,8 +21,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use model::{
-    Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, SectorRange, Tick, VolumeId,
-    VolumeSize,
+    Epoch, Lsn, NodeId, ReplicaState, Role, SectorCount, SectorOffset, SectorRange, SnapshotName, Tick,
+    VolumeId, VolumeSize,
 };
 
 use crate::event::{Command, CommandError, CommandId, DiskError, Effect, Event, IoId, LinkId, Notice};
@@ -42,6 +42,7 @@ use crate::role::HandOver;
 use crate::settings::Settings;
 use crate::shadow::{Overlay, Shadow};
 use crate::ship::{Peer, Ship};
+use crate::snapshot::Snapshots;
 use crate::space::Space;
 use crate::split::Splits;
 use crate::straight::Straight;
@@ -233,6 +234,11 @@ pub(crate) enum Io {
         at: Option<Lsn>,
         to: VolumeSize,
     },
+    SnapshotTaking,
+    SnapshotDrop {
+        name: SnapshotName,
+        at: Position,
+    },
 }
 
 /// What waits for a save of the meta.
@@ -254,6 +260,8 @@ pub(crate) enum Then {
     Jumped,
     Opened,
     Grown,
+    SnapshotNoted,
+    SnapshotsDropping,
 }
 
 /// A save under way.
@@ -303,6 +311,7 @@ pub struct Engine {
     pub(crate) straight: Straight,
     pub(crate) space: Space,
     pub(crate) growth: Growth,
+    pub(crate) snapshots: Snapshots,
     /// Length of the next batch to be read for tracks, when the last read was too short for it.
     pub(crate) tracks_batch_bytes: usize,
     pub(crate) follow: Follow,
@@ -364,6 +373,7 @@ impl Engine {
             verify: None,
             verified: Vec::new(),
             splits: BTreeMap::new(),
+            snapshots: Vec::new(),
         };
         let mut engine = Engine::new(now, config, meta);
         match role {
@@ -381,6 +391,8 @@ impl Engine {
         let mut engine = Engine::new(now, config, meta);
         // Who left while we were down takes its history along.
         engine.keep_splits(&engine.config.members.clone());
+        engine.lose_snapshots();
+        engine.drop_snapshots();
         engine.start_scan();
         engine
     }
@@ -428,6 +440,7 @@ impl Engine {
             straight: Straight::default(),
             space: Space::default(),
             growth: Growth::default(),
+            snapshots: Snapshots::default(),
             tracks_batch_bytes: 0,
             follow: Follow::new(now),
             hails: Hails::default(),
@@ -467,6 +480,8 @@ impl Engine {
         self.resync = None;
         self.config.size = fresh.config.size;
         self.growth.forget();
+        self.snapshots.forget();
+        self.lose_snapshots();
         self.follow.forget_source(self.now);
         self.start_scan();
     }
@@ -514,6 +529,8 @@ impl Engine {
             | Event::VolumeFlushed { id }
             | Event::RoomTold { id, .. }
             | Event::VolumeGrown { id, .. }
+            | Event::SnapshotTaken { id, .. }
+            | Event::SnapshotDropped { id, .. }
             | Event::TrackSaved { id, .. }
             | Event::TracksLoaded { id, .. } => {
                 if let Some(io) = self.io.remove(&id) {
@@ -602,6 +619,10 @@ impl Engine {
             }
             (Io::CopyFlush { id }, Event::VolumeFlushed { .. }) => self.copy_flushed(id),
             (Io::Growth { at, to }, Event::VolumeGrown { result, .. }) => self.disk_grew(at, to, result),
+            (Io::SnapshotTaking, Event::SnapshotTaken { result, .. }) => self.snapshot_taken(result),
+            (Io::SnapshotDrop { name, at }, Event::SnapshotDropped { result, .. }) => {
+                self.snapshot_dropped(name, at, result);
+            }
             (io, event) => panic!("the driver answered {io:?} with {event:?}"),
         }
     }
@@ -629,6 +650,7 @@ impl Engine {
         self.pump_guests();
         self.pump_hand_over();
         self.pump_verify();
+        self.pump_snapshots();
         self.pump_round();
         self.pump_log();
         self.pump_tracks();
@@ -729,6 +751,8 @@ impl Engine {
                 Then::Jumped => self.jumped(),
                 Then::Opened => self.log_opened(),
                 Then::Grown => self.grown_straight(),
+                Then::SnapshotNoted => self.snapshot_noted(),
+                Then::SnapshotsDropping => self.drop_snapshots(),
             }
         }
     }
@@ -768,6 +792,8 @@ impl Engine {
             Command::VerifyCancel => self.cancel_verify(id),
             Command::TrimLog => self.trim_now(id),
             Command::Grow { to } => self.start_grow(id, to),
+            Command::Snapshot { name } => self.start_snapshot(id, name),
+            Command::DropSnapshot { name, at } => self.drop_snapshot(id, name, at),
         }
     }
 
@@ -795,7 +821,8 @@ impl Engine {
             );
         }
         self.fail_take_overs(state == ReplicaState::DefectiveLog, &reason);
-        for id in self.growth.take_asked() {
+        let growing = self.growth.take_asked();
+        for id in growing.into_iter().chain(self.snapshots.take_waiting()) {
             let reason = reason.clone();
             self.answer(id, Err(CommandError::NotInService { reason }));
         }

@@ -6,13 +6,14 @@
 //! unless said otherwise.
 
 use bytes::Bytes;
-use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange, VolumeSize};
+use model::{Epoch, Lsn, Mode, NodeId, SectorCount, SectorRange, SnapshotName, VolumeSize};
 
 use crate::lineage::Position;
 use crate::message::Message;
 use crate::meta::Meta;
 use crate::pressure::Level;
 use crate::settings::{Limits, MaxLag};
+use crate::snapshot::SnapshotState;
 use crate::split::SplitBrain;
 use crate::switch::Switch;
 use crate::verify::VerifyRun;
@@ -232,6 +233,19 @@ pub enum Command {
         /// How long it is to be.
         to: VolumeSize,
     },
+    /// Keep this version on every replica; of the primary. Answered by [`Answer::Snapshot`] once the record is durable in the log, at the
+    /// latest when the disk has it; [`Status`](crate::Status) tells what becomes of it. A name that is known already is not taken again.
+    Snapshot {
+        /// What it is called.
+        name: SnapshotName,
+    },
+    /// Give up what this replica keeps of a version; durable when answered. The others are told the same.
+    DropSnapshot {
+        /// What it is called.
+        name: SnapshotName,
+        /// Which version that is.
+        at: Position,
+    },
 }
 
 /// The good answer to a command.
@@ -261,6 +275,11 @@ pub enum Answer {
         from: Lsn,
         /// Log position when the last sector was read; equal to `from` when nothing was written meanwhile.
         to: Lsn,
+    },
+    /// This version is kept by everyone who comes to it.
+    Snapshot {
+        /// Which.
+        at: Position,
     },
 }
 
@@ -409,6 +428,20 @@ pub enum Event {
         /// Of the effect.
         id: IoId,
         /// Durably done; or nothing a guest could see has changed, and why. A refusal does not put the replica out of service.
+        result: Result<(), DiskError>,
+    },
+    /// Answer to [`Effect::TakeSnapshot`].
+    SnapshotTaken {
+        /// Of the effect.
+        id: IoId,
+        /// Durably there; or nothing is left of it, and why. A refusal does not put the replica out of service.
+        result: Result<(), DiskError>,
+    },
+    /// Answer to [`Effect::DropSnapshot`].
+    SnapshotDropped {
+        /// Of the effect.
+        id: IoId,
+        /// Durably gone; or why not.
         result: Result<(), DiskError>,
     },
     /// Answer to [`Effect::SaveMeta`]: durable, and so are all saves before it.
@@ -560,6 +593,28 @@ pub enum Effect {
         from: VolumeSize,
         /// What it will be.
         to: VolumeSize,
+    },
+    /// Keep the volume's present contents under this name and position, atomically and durably, in place of what an earlier attempt may
+    /// have left; answered by [`Event::SnapshotTaken`]. No change of the volume is under way, and none is asked for before the answer,
+    /// except that it may grow.
+    TakeSnapshot {
+        /// Comes back with the answer.
+        id: IoId,
+        /// What it is called.
+        name: SnapshotName,
+        /// Which version.
+        at: Position,
+        /// Its length.
+        size: VolumeSize,
+    },
+    /// Give up what is kept under this name and position, if anything is; answered by [`Event::SnapshotDropped`].
+    DropSnapshot {
+        /// Comes back with the answer.
+        id: IoId,
+        /// What it is called.
+        name: SnapshotName,
+        /// Which version.
+        at: Position,
     },
     /// Replace the replica's durable state atomically; answered by [`Event::MetaSaved`].
     SaveMeta {
@@ -756,6 +811,13 @@ pub enum Notice {
         to: VolumeSize,
         /// Why, and what happens now.
         reason: String,
+    },
+    /// It is known what became of a snapshot here.
+    Snapshot {
+        /// What it is called.
+        name: SnapshotName,
+        /// What became of it.
+        state: SnapshotState,
     },
     /// A comparison of all replicas has begun.
     VerifyStarted {

@@ -808,6 +808,8 @@ impl Engine {
         self.replay = Replay::from(from);
         self.shadow = crate::shadow::Shadow::default();
         self.space.retracted = false;
+        self.snapshots.forget();
+        self.lose_snapshots();
     }
 
     /// Everything before the base is on the disk: the log may go.

@@ -237,6 +237,7 @@ impl Engine {
             self.meta.committed_epoch = epoch;
             self.marks.commit(end.lsn);
             self.settle_growth();
+            self.settle_snapshots();
             self.scan_flushed();
         }
         self.settle_flushes();

@@ -12,6 +12,7 @@ use crate::envelope;
 use crate::lineage::{Position, Stretch};
 use crate::settings::Settings;
 use crate::split::{Side, SplitBrain};
+use crate::snapshot::{SNAPSHOTS_MAX, Snapshot};
 use crate::switch::Paused;
 use crate::verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};
 
@@ -24,7 +25,7 @@ pub const META_BYTES_MAX: usize = 64 * 1024;
 /// Preferred sources of a replica, at most.
 pub const SOURCES_MAX: usize = 16;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"PDM4");
+const MAGIC: u32 = u32::from_le_bytes(*b"PDM5");
 
 /// A replica's durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -73,6 +74,8 @@ pub struct Meta {
     pub verified: Vec<(NodeId, Verified)>,
     /// Members whose history has parted from ours.
     pub splits: BTreeMap<NodeId, SplitBrain>,
+    /// What was to be kept here, oldest first.
+    pub snapshots: Vec<Snapshot>,
 }
 
 /// A primary role given away.
@@ -163,6 +166,8 @@ impl Meta {
             split.ours.write(&mut w);
             w.option(split.theirs.as_ref(), |w, theirs| theirs.write(w));
         }
+        w.u16(u16::try_from(self.snapshots.len()).expect("at most SNAPSHOTS_MAX"));
+        self.snapshots.iter().for_each(|snapshot| snapshot.write(&mut w));
         let out = envelope::wrap(MAGIC, w);
         assert!(
             out.len() <= META_BYTES_MAX,
@@ -218,7 +223,11 @@ impl Meta {
             verify: r.option("verify", decode_run)?,
             verified: r.list("verified", |r| Ok((r.node("node")?, decode_verified(r)?)))?,
             splits: r.list("splits", decode_split)?.into_iter().collect(),
+            snapshots: r.list("snapshots", Snapshot::read)?,
         };
+        if meta.snapshots.len() > SNAPSHOTS_MAX {
+            return Err(malformed(format!("{SNAPSHOTS_MAX} snapshots at most")));
+        }
         r.finish("meta")?;
         Ok(meta)
     }

@@ -22,6 +22,7 @@
 //!           5 barrier     start, count in sectors; everybody digests them as they are at the end of the batch
 //!           6 verified    start = unix seconds; data = count bytes: lsn u64, nodes u16, names; found equal since then
 //!           7 grow        start = new length in sectors; data = 8 bytes: the old one; what is between reads as zeroes; alone in its batch
+//!           8 snapshot    data = count bytes, its name; the version that everybody keeps is the one at its end; alone in its batch
 //! ```
 //!
 //! Little-endian throughout. The digest of a batch is xxh3-128 of all its bytes; since they hold the digest of its
@@ -30,7 +31,7 @@
 
 use bytes::{BufMut, Bytes, BytesMut};
 use model::units::SECTOR_BYTES;
-use model::{Epoch, Lsn, NodeId, SectorRange, VolumeId, VolumeSize};
+use model::{Epoch, Lsn, NodeId, SectorRange, SnapshotName, VolumeId, VolumeSize};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::lineage::{Digest, Position};
@@ -50,7 +51,7 @@ pub const BATCH_PAYLOAD_GOAL_BYTES: usize = 1 << 20;
 pub const BATCH_BYTES_MAX: usize = 3 << 20;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"PDB1");
-const VERSION: u16 = 5;
+const VERSION: u16 = 6;
 const TABLE_ENTRY_BYTES: usize = 16;
 const FLAG_UNMAP: u8 = 1;
 
@@ -105,6 +106,11 @@ pub enum Record {
         /// How long it is; more.
         to: VolumeSize,
     },
+    /// Everybody keeps the version that ends here.
+    Snapshot {
+        /// What people call it.
+        name: SnapshotName,
+    },
 }
 
 impl Record {
@@ -122,7 +128,10 @@ impl Record {
             Record::Write { range, data } => Some((*range, Some(data))),
             Record::Discard { range } | Record::Zeroes { range, .. } => Some((*range, None)),
             Record::Grow { from, to } => Some((from.tail_up_to(*to), None)),
-            Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } => None,
+            Record::Epoch { .. }
+            | Record::Barrier { .. }
+            | Record::Verified { .. }
+            | Record::Snapshot { .. } => None,
         }
     }
 
@@ -138,6 +147,19 @@ impl Record {
             Record::Grow { from, to } => Some((*from, *to)),
             _ => None,
         }
+    }
+
+    /// What the version that ends here is called, if it is to be kept.
+    pub fn snapshot(&self) -> Option<&SnapshotName> {
+        match self {
+            Record::Snapshot { name } => Some(name),
+            _ => None,
+        }
+    }
+
+    /// Whether the end of its batch must be its own end.
+    fn stands_alone(&self) -> bool {
+        matches!(self, Record::Grow { .. } | Record::Snapshot { .. })
     }
 
     /// The sectors it changes; `None` for one that changes none.
@@ -412,11 +434,17 @@ impl Batch {
                     }
                     Record::Grow { from, to }
                 }
+                8 => {
+                    let name = take(u64::from(count))?;
+                    let name = std::str::from_utf8(&name).map_err(|_| bad("a name is not UTF-8"))?;
+                    let name = SnapshotName::new(name).map_err(|e| bad(e.to_string()))?;
+                    Record::Snapshot { name }
+                }
                 other => return Err(bad(format!("record kind {other} is unknown"))),
             });
         }
-        if records.len() > 1 && records.iter().any(|record| record.growth().is_some()) {
-            return Err(bad("a growth is not alone in its batch"));
+        if records.len() > 1 && records.iter().any(Record::stands_alone) {
+            return Err(bad("a growth or snapshot is not alone in its batch"));
         }
         if data_at != payload.len() {
             return Err(bad("payload has data that no record owns"));
@@ -501,6 +529,10 @@ impl BatchBuilder {
                 fields.size(*from);
                 let fields = fields.into_bytes().freeze();
                 (7, 0, fields.len() as u64, to.sectors().0, fields)
+            }
+            Record::Snapshot { name } => {
+                let name = Bytes::copy_from_slice(name.as_str().as_bytes());
+                (8, 0, name.len() as u64, 0, name)
             }
         };
         self.table.put_u8(kind);

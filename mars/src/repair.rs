@@ -151,7 +151,19 @@ impl Engine {
         }
     }
 
+    /// A snapshot must not see what a copy brings before write-back has got there: what was not yet begun to be written waits.
+    pub(crate) fn postpone_repair(&mut self) {
+        let begun =
+            |copy: &mut Copy| matches!(copy.step, Step::Reading | Step::Asked | Step::Committing { .. });
+        if let Some(copy) = self.repair.copy.take_if(begun) {
+            self.repair.queue.push_front(copy.range);
+        }
+    }
+
     fn begin_copy(&mut self) {
+        if self.is_snapshot_under_way() {
+            return;
+        }
         let Some(range) = self.repair.queue.front().copied() else {
             return;
         };

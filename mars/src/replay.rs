@@ -260,6 +260,7 @@ impl Engine {
             || stopped
             || full
             || self.growth.holds_load()
+            || self.snapshots.holds_load()
             || self.replay.loaded.lsn >= self.load_limit()
         {
             return;
@@ -291,6 +292,8 @@ impl Engine {
                         }
                     }
                     rest = rest.slice(batch.header.batch_bytes as usize..);
+                    let snapshot = batch.records.first().and_then(Record::snapshot).cloned();
+                    let unix_micros = batch.header.written_unix_micros;
                     let barriers: Vec<_> = batch.records.iter().filter_map(Record::barrier).collect();
                     batch
                         .records
@@ -303,6 +306,12 @@ impl Engine {
                     }
                     for range in barriers {
                         self.barrier_reached(batch.end.lsn, range);
+                    }
+                    if let Some(name) = snapshot {
+                        self.snapshot_loaded(name, batch.end, unix_micros);
+                        if self.snapshots.holds_load() {
+                            break;
+                        }
                     }
                 }
                 Err(BatchError::Incomplete { need, .. }) if bytes.len() == bytes_max => {
@@ -322,8 +331,11 @@ impl Engine {
                 self.shadow.active.insert(range, VolumeData::Zeroes);
             }
             // The new part is made zeroes on the disk before the record is loaded: see `grow.rs`.
-            Record::Epoch { .. } | Record::Barrier { .. } | Record::Verified { .. } | Record::Grow { .. } => {
-            }
+            Record::Epoch { .. }
+            | Record::Barrier { .. }
+            | Record::Verified { .. }
+            | Record::Grow { .. }
+            | Record::Snapshot { .. } => {}
         }
     }
 

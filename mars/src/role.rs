@@ -445,6 +445,7 @@ impl Engine {
             || !self.tracks.loaded
             || self.straight.road == Road::Jumping
             || self.replay.loaded != self.log.sealed
+            || self.snapshots.holds_load()
             || self.marks.committed() != self.log.sealed.lsn
         {
             return;

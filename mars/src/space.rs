@@ -182,6 +182,7 @@ impl Engine {
         self.meta.lineage.retain(|stretch| stretch.from.lsn < end);
         self.tracks.retract(self.log.sealed);
         self.growth.retract(end);
+        self.snapshots.retract(end);
         if matches!(self.round, Round::Committing { end: round } if round.lsn > end) {
             self.round = Round::Idle;
         }
@@ -250,7 +251,8 @@ impl Engine {
         }
         let end = self.log.sealed;
         self.log.want_flush(end.lsn);
-        if self.replay.loaded == end && self.marks.committed() == end.lsn {
+        let loaded = self.replay.loaded == end && !self.snapshots.holds_load();
+        if loaded && self.marks.committed() == end.lsn {
             self.phase = Phase::Serving;
             self.find_road();
             self.pump_guests();
@@ -268,6 +270,7 @@ impl Engine {
         self.round_due = None;
         self.replay = Replay::from(self.meta.written_back);
         self.forget_growth();
+        self.snapshots.forget();
         self.space.retracted = false;
     }
 

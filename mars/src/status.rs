@@ -10,6 +10,7 @@ use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::pressure::{Level, Reason};
 use crate::settings::Settings;
+use crate::snapshot::Snapshot;
 use crate::split::SplitBrain;
 use crate::switch::Paused;
 use crate::verify::{Verified, VerifyRun};
@@ -86,6 +87,8 @@ pub struct Status {
     pub sync_bytes_per_second: u64,
     /// When it will have settled everything at that rate, in microseconds from now; `None` when nothing is being settled.
     pub sync_micros_left: Option<u64>,
+    /// What was to be kept here, oldest first.
+    pub snapshots: Vec<Snapshot>,
     /// As primary: the other members.
     pub peers: Vec<PeerStatus>,
     /// Members whose histories have parted from this one, each with what is on both sides.
@@ -202,6 +205,7 @@ impl Engine {
             verify: (self.meta.role == Role::Primary)
                 .then(|| self.meta.verify.clone())
                 .flatten(),
+            snapshots: self.meta.snapshots.clone(),
             peers,
             split_brain: self.meta.splits.clone(),
         }

@@ -136,6 +136,7 @@ impl Engine {
         match (self.straight.road, request) {
             (_, GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. }) => false,
             (Road::Jumping, _) => true,
+            (Road::Straight, request) if self.snapshot_holds_guests() => *request != GuestRequest::Flush,
             (Road::Closing { gated: true, .. }, request) => *request != GuestRequest::Flush,
             _ => false,
         }
@@ -372,7 +373,9 @@ impl Engine {
         self.seal();
         let end = self.log.sealed;
         self.log.want_flush(end.lsn);
-        let on_disk = self.marks.written_back() == end.lsn && matches!(self.round, Round::Idle);
+        let on_disk = self.marks.written_back() == end.lsn
+            && matches!(self.round, Round::Idle)
+            && !self.is_snapshot_under_way();
         let mapped = self.tracks.hold_all(end.lsn);
         if on_disk && mapped && self.shadow.bytes() == 0 && self.log.nobody_waits() && self.is_quiet() {
             self.jump();

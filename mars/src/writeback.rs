@@ -67,7 +67,8 @@ impl Engine {
         let stopped = matches!(self.phase, Phase::Scanning(_))
             || self.space.retracted
             || self.follow.is_cutting()
-            || self.holds_back_log();
+            || self.holds_back_log()
+            || self.is_disk_held();
         let behind = self.replay.loaded.lsn > self.marks.written_back() || !self.shadow.active.is_empty();
         if stopped || !behind {
             self.round_due = None;
@@ -79,16 +80,27 @@ impl Engine {
             REPLICA_MILLIS
         };
         let due = *self.round_due.get_or_insert(self.now.after_millis(delay));
-        let pressed = self.shadow.bytes() >= self.config.shadow_bytes_max / 4 || self.is_closing();
+        let pressed = self.shadow.bytes() >= self.config.shadow_bytes_max / 4
+            || self.is_closing()
+            || self.snapshots.holds_load();
         if self.now < due && !pressed {
             return;
         }
+        self.begin_round();
+    }
+
+    /// What is loaded until now reaches the disk, and nothing behind it.
+    pub(crate) fn begin_round(&mut self) {
         self.round_due = None;
         self.seal();
         self.shadow.freeze();
-        self.round = Round::Committing {
-            end: self.replay.loaded,
-        };
+        let end = self.replay.loaded;
+        self.snapshot_frozen(end);
+        assert!(
+            !self.snapshots.holds_load(),
+            "a round never goes beyond a snapshot"
+        );
+        self.round = Round::Committing { end };
         self.pump_round();
     }
 
@@ -182,6 +194,7 @@ impl Engine {
             // Soon, so that whoever starts again need not read it in the log first.
             self.save(Then::Nothing);
         }
+        self.snapshot_reached(end);
     }
 }
 

@@ -274,6 +274,8 @@ impl World {
             | Effect::WriteVolume { .. }
             | Effect::FlushVolume { .. }
             | Effect::GrowVolume { .. }
+            | Effect::TakeSnapshot { .. }
+            | Effect::DropSnapshot { .. }
             | Effect::VolumeStatus { .. } => host.disk_queue.push_back(effect),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
                 host.meta_queue.push_back(effect);

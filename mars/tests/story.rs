@@ -11,7 +11,7 @@ use mars::{
     Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, DiskError, Effect, Engine, Event,
     GuestError, GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, Switch, VolumeData,
 };
-use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, Tick, VolumeId, VolumeSize};
+use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, SnapshotName, Tick, VolumeId, VolumeSize};
 
 const SIZE: u64 = 1 << 20;
 const FIRST: Epoch = Epoch { term: 1, start: 1 };
@@ -26,6 +26,7 @@ struct Host {
     inbox: VecDeque<Event>,
     /// How long its disk can be.
     room_bytes: usize,
+    snapshots: BTreeMap<SnapshotName, Vec<u8>>,
 }
 
 /// Every host of one volume, with disks that answer at once and links that neither lose nor wait.
@@ -86,6 +87,7 @@ impl World {
             tracks: BTreeMap::new(),
             inbox: VecDeque::new(),
             room_bytes: 1 << 30,
+            snapshots: BTreeMap::new(),
         };
         self.hosts.insert(name.to_owned(), host);
     }
@@ -228,6 +230,16 @@ impl World {
                     Ok(())
                 };
                 host.inbox.push_back(Event::VolumeGrown { id, result });
+            }
+            Effect::TakeSnapshot { id, name, size, .. } => {
+                let contents = host.disk[..size.bytes() as usize].to_vec();
+                host.snapshots.insert(name, contents);
+                host.inbox.push_back(Event::SnapshotTaken { id, result: Ok(()) });
+            }
+            Effect::DropSnapshot { id, name, .. } => {
+                host.snapshots.remove(&name);
+                host.inbox
+                    .push_back(Event::SnapshotDropped { id, result: Ok(()) });
             }
             Effect::SaveMeta { generation, meta } => {
                 host.meta = Some(Meta::decode(meta.encode()).unwrap());

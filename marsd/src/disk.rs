@@ -6,19 +6,21 @@ mod log;
 mod log_writer;
 pub mod memory;
 mod meta;
+mod snapshots;
 mod tracks;
 mod volume;
 mod workers;
 
 use bytes::Bytes;
-use mars::{IoId, Meta};
-use model::{Lsn, NodeId, SectorRange, VolumeSize};
+use mars::{IoId, Meta, Position};
+use model::{Lsn, NodeId, SectorRange, SnapshotName, VolumeSize};
 
 pub use file::FileDisk;
 pub(crate) use lock::lock_path;
 pub(crate) use log::LogFiles;
 pub(crate) use log_writer::FilesAnswer;
 pub use memory::MemoryDisk;
+pub(crate) use snapshots::Snapshots;
 
 /// Carries out the disk effects of one engine; the methods are those effects, in words of `mars::Effect`.
 ///
@@ -51,6 +53,10 @@ pub trait Disk: Send {
     fn flush_volume(&mut self, id: IoId);
     /// Make the disk longer, what is new in zeroes.
     fn grow_volume(&mut self, id: IoId, from: VolumeSize, to: VolumeSize);
+    /// Keep the present contents, which nothing changes meanwhile, under this name.
+    fn take_snapshot(&mut self, id: IoId, name: SnapshotName, at: Position, size: VolumeSize);
+    /// Give up what is kept under this name.
+    fn drop_snapshot(&mut self, id: IoId, name: SnapshotName, at: Position);
     /// Replace the replica's memory.
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>);
     /// Replace or remove what is remembered of a peer.

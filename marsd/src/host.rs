@@ -10,7 +10,9 @@ mod kept;
 mod limits;
 mod log;
 mod replica;
+mod restore;
 mod settings;
+mod snapshot;
 pub(crate) mod spec;
 mod status;
 mod switch;
@@ -151,6 +153,7 @@ pub struct Host {
     /// Which full syncs go on.
     turns: Arc<Turns>,
     limits: Mutex<HostLimits>,
+    restores: restore::Restores,
     /// Held by whatever changes volumes or doors.
     changing: tokio::sync::Mutex<()>,
     /// Refusals told lately: whoever is refused may ask again soon.
@@ -179,6 +182,7 @@ impl Host {
                 budget: Mutex::default(),
                 turns: Arc::default(),
                 limits: Mutex::default(),
+                restores: restore::Restores::default(),
                 changing: tokio::sync::Mutex::default(),
                 refusals: Repeats::default(),
                 _lock: lock,
@@ -288,6 +292,26 @@ impl Host {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::VerifyCancel).await)
             }
+            Call::VolumeSnapshot { volume, name } => self.take_snapshot(volume_id(&volume)?, &name).await,
+            Call::VolumeSnapshotDrop {
+                volume,
+                name,
+                at_lsn,
+                at_digest,
+            } => {
+                let which = snapshot::which(&name, at_lsn, &at_digest)?;
+                self.drop_snapshot(volume_id(&volume)?, which).await
+            }
+            Call::VolumeRestore {
+                volume,
+                name,
+                at_lsn,
+                at_digest,
+            } => {
+                let which = snapshot::which(&name, at_lsn, &at_digest)?;
+                self.restore(volume_id(&volume)?, which).await
+            }
+            Call::VolumeRestoreCancel { volume } => self.cancel_restore(volume_id(&volume)?),
             Call::VolumeCompression { volume, compressed } => {
                 let handle = self.replica_handle(volume_id(&volume)?)?;
                 answered(handle.command(Command::SetCompression { compressed }).await)
@@ -663,6 +687,12 @@ fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
             return Ok(Outcome::TookOver {
                 term: epoch.term,
                 from_lsn: from.lsn.0,
+            });
+        }
+        Ok(Answer::Snapshot { at }) => {
+            return Ok(Outcome::Snapshot {
+                at_lsn: at.lsn.0,
+                at_digest: at.digest.to_string(),
             });
         }
         Ok(Answer::Checksum { digest, from, to }) => {

@@ -312,6 +312,8 @@ impl Loop {
             Effect::WriteVolume { id, range, data } => self.disk.write_volume(id, range, data),
             Effect::FlushVolume { id } => self.disk.flush_volume(id),
             Effect::GrowVolume { id, from, to } => self.disk.grow_volume(id, from, to),
+            Effect::TakeSnapshot { id, name, at, size } => self.disk.take_snapshot(id, name, at, size),
+            Effect::DropSnapshot { id, name, at } => self.disk.drop_snapshot(id, name, at),
             Effect::SaveMeta { generation, meta } => self.disk.save_meta(generation, meta),
             Effect::SaveTrack { id, peer, track } => self.disk.save_track(id, peer, track),
             Effect::LoadTracks { id } => self.disk.load_tracks(id),

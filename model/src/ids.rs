@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-/// Longest name of a node or volume, in bytes.
+/// Longest name of a node, volume or snapshot, in bytes.
 pub const NAME_BYTES_MAX: usize = 63;
 
 /// Names with a meaning of their own in commands and paths.
@@ -95,6 +95,11 @@ name_type! {
 name_type! {
     /// What people call a volume; may be changed, so nothing on disk depends on it.
     VolumeName
+}
+
+name_type! {
+    /// What people call a snapshot of a volume; no two of one volume have the same at one time.
+    SnapshotName
 }
 
 /// A volume's identity for life: 128 random bits, given once by whoever creates it.

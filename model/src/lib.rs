@@ -7,7 +7,7 @@ pub mod ids;
 pub mod state;
 pub mod units;
 
-pub use ids::{InvalidName, NodeId, VolumeId, VolumeName};
+pub use ids::{InvalidName, NodeId, SnapshotName, VolumeId, VolumeName};
 pub use state::{Mode, ReplicaState, Role};
 pub use units::{
     Bytes, Epoch, Lsn, SectorCount, SectorOffset, SectorRange, SizeError, Tick, VolumeSize, parse_size,

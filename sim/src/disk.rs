@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::{Bytes, BytesMut};
+use mars::Position;
 use mars::museum::{self, Mutant};
 use mars::{BlockExtent, DiskError, Effect, Event, SyncState, VolumeData};
-use model::{NodeId, SectorCount, SectorOffset, SectorRange, VolumeSize};
+use model::{NodeId, SectorCount, SectorOffset, SectorRange, SnapshotName, VolumeSize};
 
 use crate::media::{Media, SECTOR};
 use crate::rng::Rng;
@@ -38,6 +39,8 @@ impl Lane {
             | Effect::VolumeStatus { .. }
             | Effect::WriteVolume { .. }
             | Effect::GrowVolume { .. }
+            | Effect::TakeSnapshot { .. }
+            | Effect::DropSnapshot { .. }
             | Effect::FlushVolume { .. } => Some(Lane::Volume),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
                 Some(Lane::Meta)
@@ -45,6 +48,16 @@ impl Lane {
             _ => None,
         }
     }
+}
+
+/// A version that a disk keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Taken {
+    pub name: SnapshotName,
+    pub at: Position,
+    pub contents: Vec<u8>,
+    /// The disk itself was no version.
+    pub is_doubtful: bool,
 }
 
 /// One replica's disks.
@@ -71,8 +84,12 @@ pub(crate) struct Disk {
     pub log_room: Option<u64>,
     /// The first append that did not fit: it and what comes behind it is dropped until the log is reset.
     unfit: Option<u64>,
-    /// There is no room below for a longer volume.
+    /// There is no room below for a longer volume, or for a snapshot.
     pub full: bool,
+    /// Durable as soon as they are there.
+    pub snapshots: Vec<Taken>,
+    /// What it holds now is damaged, or a guess.
+    pub is_doubtful: bool,
 }
 
 impl Disk {
@@ -91,6 +108,8 @@ impl Disk {
             log_room: None,
             unfit: None,
             full: false,
+            snapshots: Vec::new(),
+            is_doubtful: false,
         };
         disk.find_holes();
         disk
@@ -127,6 +146,8 @@ impl Disk {
             log_room: self.log_room,
             unfit: self.unfit,
             full: self.full,
+            snapshots: Vec::new(),
+            is_doubtful: self.is_doubtful,
         }
     }
 
@@ -154,6 +175,7 @@ impl Disk {
             Effect::FlushLog { .. } | Effect::ResetLog { .. } => rng.spread(100, 4000),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } => rng.spread(100, 4000),
             Effect::FlushVolume { .. } | Effect::GrowVolume { .. } => rng.spread(100, 8000),
+            Effect::TakeSnapshot { .. } => rng.spread(500, 400_000),
             Effect::WriteVolume { .. } => rng.spread(10, 300),
             _ => rng.spread(5, 200),
         };
@@ -240,6 +262,32 @@ impl Disk {
                     Ok(())
                 };
                 Event::VolumeGrown { id, result }
+            }
+            Effect::TakeSnapshot { id, name, at, size } => {
+                let result = match self.full {
+                    true => Err(DiskError {
+                        operation: format!("take snapshot {name}"),
+                        reason: "no space left on device".to_owned(),
+                    }),
+                    false => {
+                        let contents = self.volume.read(0, size.bytes() as usize).to_vec();
+                        self.snapshots.retain(|old| (&old.name, old.at) != (&name, at));
+                        let is_doubtful = self.is_doubtful;
+                        self.snapshots.push(Taken {
+                            name,
+                            at,
+                            contents,
+                            is_doubtful,
+                        });
+                        Ok(())
+                    }
+                };
+                Event::SnapshotTaken { id, result }
+            }
+            Effect::DropSnapshot { id, name, at } => {
+                self.snapshots.retain(|old| (&old.name, old.at) != (&name, at));
+                let result = Ok(());
+                Event::SnapshotDropped { id, result }
             }
             Effect::SaveMeta { generation, meta } => {
                 self.meta = Some(meta.encode());

@@ -450,6 +450,14 @@ impl Guest {
         here
     }
 
+    /// Whether a reader may see this in a sector now.
+    pub fn may_hold(&self, at: usize, stamp: u64) -> bool {
+        let sector = &self.sectors[at];
+        sector.versions[sector.low..]
+            .iter()
+            .any(|version| version.stamp == stamp)
+    }
+
     /// At rest: the sector must hold this.
     pub fn check_at_rest(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
         let low = self.sectors[at].low;

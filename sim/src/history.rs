@@ -125,6 +125,7 @@ pub(crate) struct History {
     terms: BTreeMap<u32, (Lsn, Lsn)>,
     restarts: Vec<Restart>,
     ever: BTreeSet<(u64, u128)>,
+    jumped: BTreeSet<(u64, u128)>,
     /// Whether somebody was told to take over: only then may histories part.
     pub forced: bool,
     /// Batches made.
@@ -159,6 +160,7 @@ impl History {
             terms: BTreeMap::new(),
             restarts: Vec::new(),
             ever: BTreeSet::from([(0, 0)]),
+            jumped: BTreeSet::new(),
             forced: false,
             batches: 0,
             compressed: 0,
@@ -358,6 +360,7 @@ impl History {
             }
         }
         self.ever.insert((to.lsn.0, to.digest.0));
+        self.jumped.insert((to.lsn.0, to.digest.0));
         let (committed, made) = self.terms.entry(epoch.term).or_default();
         (*committed, *made) = ((*committed).max(to.lsn), (*made).max(to.lsn));
         self.jumps += 1;
@@ -374,6 +377,11 @@ impl History {
                 branch.sectors.resize(length, vec![(at.lsn.0, 0)]);
             }
         }
+    }
+
+    /// Whether contents change at a position without a log: then it names no version.
+    pub fn is_jump(&self, at: Position) -> bool {
+        at == Position::default() || self.jumped.contains(&(at.lsn.0, at.digest.0))
     }
 
     /// How many sectors the volume has at a position on the tree.

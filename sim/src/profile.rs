@@ -54,6 +54,8 @@ pub(crate) enum Trouble {
     Limit,
     /// The volume gets longer, perhaps more than a disk has room for.
     Grow,
+    /// A snapshot is taken, perhaps where there is no room for it, or dropped.
+    Snapshot,
     /// A replica takes over, whether the primary is gone or not.
     TakeOver,
     /// The primary steps down for nobody; later somebody takes over.
@@ -71,6 +73,7 @@ impl Trouble {
         Trouble::Mode,
         Trouble::Verify,
         Trouble::Grow,
+        Trouble::Snapshot,
     ];
 
     /// What goes wrong.
@@ -130,6 +133,7 @@ impl Trouble {
         (Trouble::FakeSync, 6),
         (Trouble::Limit, 4),
         (Trouble::Grow, 6),
+        (Trouble::Snapshot, 8),
         (Trouble::TakeOver, 5),
         (Trouble::StepDown, 2),
         (Trouble::Sources, 5),

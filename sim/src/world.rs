@@ -9,6 +9,7 @@ mod matrix;
 mod moment;
 mod perform;
 mod promise;
+mod snapshot;
 mod verify;
 mod wear;
 
@@ -150,6 +151,8 @@ struct Node {
     disk_failed: bool,
     /// Its next start does not know who joined or left.
     keeps_old_members: bool,
+    /// Replicas thrown away here so far.
+    life: u64,
 }
 
 /// Figures of a run.
@@ -211,6 +214,7 @@ pub struct World {
     forced: Forced,
     /// Reads beyond what was the end of the volume, by the end of their range.
     probes: BTreeMap<u64, u64>,
+    snapshots_told: Vec<snapshot::Told>,
 }
 
 impl World {
@@ -254,6 +258,7 @@ impl World {
             befallen: Vec::new(),
             forced: Forced::default(),
             probes: BTreeMap::new(),
+            snapshots_told: Vec::new(),
         };
         world.members = world.profile.members.iter().copied().collect();
         let primary = world.profile.members.first().copied();
@@ -323,6 +328,7 @@ impl World {
             clock_ahead_micros: 0,
             disk_failed: false,
             keeps_old_members: false,
+            life: 0,
         });
         if self.members.contains(&index) {
             self.schedule(1, Happening::Start { node: index });

@@ -22,6 +22,8 @@ fn a_sample_of_the_museum_is_found_at_once() {
         Mutant::UptodateUnseen,
         Mutant::TailNotCleared,
         Mutant::GrownBeforeLogged,
+        Mutant::SnapshotTooEarly,
+        Mutant::SnapshotNotRedone,
     ];
     let jobs = std::thread::available_parallelism().map_or(1, usize::from);
     let exhibits = visit(&sample, jobs, Duration::from_secs(20), |_| {});

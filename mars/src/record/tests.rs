@@ -253,3 +253,22 @@ fn a_growth_reads_back_alone_and_never_goes_back() {
         assert!(Batch::decode(&sealed(&bad)).is_err(), "{bad:?}");
     }
 }
+
+#[test]
+fn a_snapshot_reads_back_alone() {
+    let sealed = |records: &[Record]| {
+        let mut builder = BatchBuilder::default();
+        records.iter().for_each(|record| builder.push(record));
+        builder
+            .seal(VOLUME, FIRST, Position::default(), Lsn(0), 0, false)
+            .0
+    };
+    let name = SnapshotName::new("before-upgrade").unwrap();
+    let snapshot = Record::Snapshot { name: name.clone() };
+    let batch = Batch::decode(&sealed(std::slice::from_ref(&snapshot))).unwrap();
+    assert_eq!(batch.records[0].snapshot(), Some(&name));
+    assert_eq!(batch.records[0].range(), None);
+    for neighbour in [snapshot.clone(), Record::Discard { range: range(0, 1) }] {
+        assert!(Batch::decode(&sealed(&[neighbour, snapshot.clone()])).is_err());
+    }
+}

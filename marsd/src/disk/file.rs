@@ -7,14 +7,15 @@ use std::thread::JoinHandle;
 
 use bytes::Bytes;
 use crossbeam_channel::Sender;
-use mars::{Event, IoId, Meta};
-use model::{Lsn, NodeId, SectorRange, VolumeSize};
+use mars::{Event, IoId, Meta, Position};
+use model::{Lsn, NodeId, SectorRange, SnapshotName, VolumeSize};
 use tracing::{Span, warn};
 
 use super::log::Log;
 use super::log_writer::LogWriter;
 pub use super::meta::MetaError;
 use super::meta::MetaFile;
+use super::snapshots::Snapshots;
 use super::tracks::TrackFiles;
 pub use super::volume::DiskUnfit;
 use super::volume::Volume;
@@ -91,12 +92,17 @@ impl FileDisk {
         let name = format!("log {}", places.log.display());
         let io = |what: String| move |error| OpenError::Io { what, error };
         let log = Arc::new(Log::open(&places.log).map_err(io(format!("open {name}")))?);
+        let snapshots = Snapshots::beside(&places.disk);
         if meta.is_none() {
+            snapshots
+                .clear()
+                .map_err(io(format!("clear the snapshots of {}", places.disk.display())))?;
             // Left by a replica that was forgotten before its directory was gone.
             log.clear().map_err(io(format!("clear {name}")))?;
         }
         let threads = || io("start threads of a volume".to_owned());
-        let workers = Workers::start(log.clone(), name.clone(), volume, inbox.clone()).map_err(threads())?;
+        let workers =
+            Workers::start(log.clone(), name.clone(), volume, snapshots, inbox.clone()).map_err(threads())?;
         let log = LogWriter::start(log, name, inbox.clone()).map_err(threads())?;
         let (saves, asked) = crossbeam_channel::unbounded();
         let beside = places.meta.parent().map_or_else(PathBuf::new, Path::to_owned);
@@ -191,6 +197,14 @@ impl Disk for FileDisk {
 
     fn grow_volume(&mut self, id: IoId, from: VolumeSize, to: VolumeSize) {
         self.workers.ask(Job::Grow { id, from, to });
+    }
+
+    fn take_snapshot(&mut self, id: IoId, name: SnapshotName, at: Position, size: VolumeSize) {
+        self.workers.ask(Job::TakeSnapshot { id, name, at, size });
+    }
+
+    fn drop_snapshot(&mut self, id: IoId, name: SnapshotName, at: Position) {
+        self.workers.ask(Job::DropSnapshot { id, name, at });
     }
 
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>) {

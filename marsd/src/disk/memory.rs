@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use mars::{BlockExtent, Event, IoId, Meta, VolumeData};
-use model::{Lsn, NodeId, SectorRange, VolumeSize};
+use mars::{BlockExtent, DiskError, Event, IoId, Meta, Position, VolumeData};
+use model::{Lsn, NodeId, SectorRange, SnapshotName, VolumeSize};
 
 use super::{Disk, FilesAnswer, LogFiles};
 use crate::run::Inbox;
@@ -161,6 +161,19 @@ impl Disk for MemoryDisk {
         store.volume.resize(to.bytes() as usize, 0);
         let result = Ok(());
         self.inbox.event(Event::VolumeGrown { id, result });
+    }
+
+    fn take_snapshot(&mut self, id: IoId, name: SnapshotName, _: Position, _: VolumeSize) {
+        let result = Err(DiskError {
+            operation: format!("take snapshot {name}"),
+            reason: "a disk in memory has no place for snapshots".to_owned(),
+        });
+        self.inbox.event(Event::SnapshotTaken { id, result });
+    }
+
+    fn drop_snapshot(&mut self, id: IoId, _: SnapshotName, _: Position) {
+        let result = Ok(());
+        self.inbox.event(Event::SnapshotDropped { id, result });
     }
 
     fn save_meta(&mut self, generation: u64, meta: Box<Meta>) {

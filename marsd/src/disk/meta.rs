@@ -152,6 +152,7 @@ mod tests {
             verify: None,
             verified: Vec::new(),
             splits: Default::default(),
+            snapshots: Vec::new(),
         }
     }
 

@@ -92,6 +92,11 @@ impl Volume {
         &self.path
     }
 
+    /// The disk itself, for whoever copies all of it.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
     /// Reads a range; a hole is known to be zeroes without reading.
     pub fn read(&self, range: SectorRange) -> io::Result<VolumeData> {
         let (start, length) = (range.start.bytes(), range.len_bytes());

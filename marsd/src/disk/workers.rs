@@ -6,11 +6,12 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 
 use bytes::Bytes;
-use mars::{DiskError, Event, IoId};
-use model::{Lsn, SectorRange, VolumeSize};
+use mars::{DiskError, Event, IoId, Position};
+use model::{Lsn, SectorRange, SnapshotName, VolumeSize};
 use tracing::Span;
 
 use super::log::Log;
+use super::snapshots::Snapshots;
 use super::volume::Volume;
 use crate::run::Inbox;
 use crate::thread;
@@ -46,13 +47,25 @@ pub(crate) enum Job {
         from: VolumeSize,
         to: VolumeSize,
     },
+    TakeSnapshot {
+        id: IoId,
+        name: SnapshotName,
+        at: Position,
+        size: VolumeSize,
+    },
+    DropSnapshot {
+        id: IoId,
+        name: SnapshotName,
+        at: Position,
+    },
 }
 
 impl Job {
     /// What it touches, and whether it changes that.
     fn reach(&self) -> Option<(SectorRange, bool)> {
         match self {
-            Job::ReadLog { .. } | Job::Flush { .. } => None,
+            Job::ReadLog { .. } | Job::Flush { .. } | Job::DropSnapshot { .. } => None,
+            Job::TakeSnapshot { size, .. } => Some((size.range(), false)),
             Job::Read { range, .. } | Job::Status { range, .. } => Some((*range, false)),
             Job::Write { range, .. } => Some((*range, true)),
             Job::Grow { from, to, .. } => Some((from.tail_up_to(*to), true)),
@@ -96,6 +109,7 @@ impl Queue {
 struct Shared {
     log: Arc<Log>,
     volume: Volume,
+    snapshots: Snapshots,
     name: String,
     inbox: Inbox,
     queue: Mutex<Queue>,
@@ -110,11 +124,18 @@ pub(crate) struct Workers {
 
 impl Workers {
     /// Starts the threads.
-    pub fn start(log: Arc<Log>, name: String, volume: Volume, inbox: Inbox) -> io::Result<Workers> {
+    pub fn start(
+        log: Arc<Log>,
+        name: String,
+        volume: Volume,
+        snapshots: Snapshots,
+        inbox: Inbox,
+    ) -> io::Result<Workers> {
         let (queue, changed) = (Mutex::default(), Condvar::new());
         let shared = Arc::new(Shared {
             log,
             volume,
+            snapshots,
             name,
             inbox,
             queue,
@@ -219,6 +240,23 @@ impl Shared {
                 };
                 let result = self.volume.grow(from, to).map_err(refused);
                 return Some(Event::VolumeGrown { id, result });
+            }
+            Job::TakeSnapshot { id, name, at, size } => {
+                let refused = |e: io::Error| DiskError {
+                    operation: format!("take snapshot {name} of {}", disk()),
+                    reason: e.to_string(),
+                };
+                let taken = self.snapshots.take(self.volume.file(), &name, at, size);
+                let result = taken.map_err(refused);
+                return Some(Event::SnapshotTaken { id, result });
+            }
+            Job::DropSnapshot { id, name, at } => {
+                let refused = |e: io::Error| DiskError {
+                    operation: format!("remove {}", self.snapshots.path(&name, at).display()),
+                    reason: e.to_string(),
+                };
+                let result = self.snapshots.remove(&name, at).map_err(refused);
+                return Some(Event::SnapshotDropped { id, result });
             }
         }
         None

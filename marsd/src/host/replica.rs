@@ -433,6 +433,7 @@ impl Host {
 
     /// Removes log and memory of a replica that has stopped.
     pub(super) fn remove_replica(&self, id: VolumeId) -> Reply<()> {
+        self.restores.forget(id);
         remove(&self.log_path(id), |path| std::fs::remove_dir_all(path))?;
         remove(&self.meta_path(id), |path| std::fs::remove_file(path))
     }

@@ -44,7 +44,10 @@ impl Host {
         for (mut status, disk, replica) in waiting {
             status.replica = match replica {
                 None => None,
-                Some(Ok(handle)) => running(&handle, disk).await,
+                Some(Ok(handle)) => running(&handle, disk).await.map(|mut replica| {
+                    replica.restore = self.restores.status(handle.volume());
+                    replica
+                }),
                 Some(Err(reason)) => Some(broken(reason, disk)),
             };
             volumes.push(status);
@@ -75,6 +78,10 @@ fn shown(status: &Status, disk: String) -> ReplicaStatus {
     let percent =
         |synced: model::SectorOffset| (100.0 * synced.bytes() as f64 / size_bytes as f64).min(100.0);
     let seconds = |micros: Option<u64>| micros.map(|micros| micros as f64 / 1e6);
+    let snapshots = status.snapshots.iter();
+    let snapshots = snapshots
+        .map(|snapshot| super::snapshot::shown(snapshot, std::path::Path::new(&disk)))
+        .collect();
     ReplicaStatus {
         role: status.role.to_string(),
         state: status.state.to_string(),
@@ -135,6 +142,8 @@ fn shown(status: &Status, disk: String) -> ReplicaStatus {
                 dirty_bytes: peer.dirty.map(model::SectorCount::bytes),
             })
             .collect(),
+        snapshots,
+        restore: None,
         split_brain: status.split_brain.iter().map(parted).collect(),
     }
 }

@@ -1,6 +1,6 @@
 //! What does a volume's news look like in the log? One line each, as loud as it needs somebody to act.
 
-use mars::{Level, Notice};
+use mars::{Level, Notice, SnapshotState};
 use model::Bytes;
 use tracing::{error, info, warn};
 
@@ -116,6 +116,13 @@ pub(crate) fn log(notice: Notice) {
         }
         Notice::Grown { to } => info!(%to, "the volume has grown"),
         Notice::CannotGrow { to, reason } => warn!(%to, reason, "the volume has grown, but not here"),
+        Notice::Snapshot { name, state } => match state {
+            SnapshotState::Failed { reason } => {
+                warn!(snapshot = %name, reason, "a snapshot could not be taken here")
+            }
+            SnapshotState::Missing { why } => warn!(snapshot = %name, %why, "a snapshot is missing here"),
+            _ => info!(snapshot = %name, "keeps a snapshot"),
+        },
         Notice::VerifyStarted { from } => info!(from = from.0, "comparison of all replicas has begun"),
         Notice::Difference { node, range } => error!(%node, %range, "a replica differs from the others"),
         Notice::VerifyEnded { run } => {

@@ -273,6 +273,7 @@ impl World {
                 self.set_sources(node, &sources);
             }
             Trouble::Grow => self.try_grow(node),
+            Trouble::Snapshot => self.try_snapshot(node),
             Trouble::FakeSync => {
                 self.fake_sync(node);
             }

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
-use mars::{Command, Level, Limits, MaxLag, Meta, Notice, Position, Status, Switch, SyncState};
+use mars::{
+    Command, Level, Limits, MaxLag, Meta, Notice, Position, SnapshotState, Status, Switch, SyncState,
+};
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
 use super::{Happening, Kept, Violation, World, node_index};
@@ -153,6 +155,7 @@ impl World {
     }
 
     pub(super) fn inspect_node(&mut self, node: usize) -> Result<(), Violation> {
+        self.check_snapshots(node)?;
         // What changed without a log is a version once that is durably said, not before.
         if self.meta(node).is_some_and(|meta| meta.straight) {
             return Ok(());
@@ -484,6 +487,9 @@ impl World {
                             && status.short_micros.is_none()
                             && status.late_micros.is_none()
                             && status.shadow_bytes == 0
+                            && status.snapshots.iter().all(|snapshot| {
+                                !matches!(snapshot.state, SnapshotState::Pending | SnapshotState::Dropping)
+                            })
                             && status.verify.as_ref().is_none_or(|run| !run.is_active())
                     })
             })
@@ -540,6 +546,7 @@ impl World {
             }
             self.check_version(node, self.nodes[node].disk.clone())?;
         }
+        self.check_snapshots_at_rest()?;
         self.count("checks: rests");
         Ok(())
     }

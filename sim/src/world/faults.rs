@@ -353,6 +353,7 @@ impl World {
         let contents = self.foreign_contents(&[], size);
         let place = &mut self.nodes[node];
         place.disk = Disk::new(contents);
+        place.life += 1;
         place.birth = Birth::Secondary;
         place.config.size = size;
         place.told_damage = false;

@@ -29,6 +29,7 @@ fn verb(command: &Command) -> Option<&'static str> {
         Command::TakeOver { .. } => "take-over",
         Command::Verify { .. } => "verify",
         Command::Grow { .. } => "grow",
+        Command::Snapshot { .. } => "snapshot",
         _ => return None,
     })
 }
@@ -38,7 +39,7 @@ impl World {
     pub(super) fn note_struck(&mut self, what: &'static str) {
         if let Some(verb) = what.strip_prefix("operators: ") {
             match verb {
-                "join" | "leave" | "replace" | "verify" | "grow" => {
+                "join" | "leave" | "replace" | "verify" | "grow" | "snapshot" => {
                     self.struck.begun.insert(verb, self.now);
                 }
                 _ => {}

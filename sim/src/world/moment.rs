@@ -29,6 +29,7 @@ fn moment(effect: &Effect) -> Option<(u64, u64, Crash)> {
             Message::Ack { .. } => Some((4000, 1500, Crash::Power)),
             _ => None,
         },
+        Effect::TakeSnapshot { .. } => Some((8, 100_000, Crash::Power)),
         _ => None,
     }
 }

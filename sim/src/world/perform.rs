@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use mars::{
     Answer, Command, CommandError, CommandId, Effect, Event, GuestError, Level, LinkId, Message, Notice,
-    Reply, RequestTag,
+    Reply, RequestTag, SnapshotState,
 };
 use model::{Lsn, NodeId};
 
@@ -73,6 +73,7 @@ impl World {
             self.refuse(node, lane);
             return Ok(());
         }
+        self.note_doubts(node);
         let was_whole = self.nodes[node].disk.is_whole;
         if let Some(event) = self.nodes[node].disk.perform(lane) {
             match event {
@@ -420,7 +421,11 @@ impl World {
             // One that leaves and comes back is another one.
             self.nodes[node].kept.retain(|peer, _| members.contains(peer));
         }
+        if let (Command::Snapshot { name }, Ok(Answer::Snapshot { at })) = (&asked.command, &result) {
+            self.snapshot_told(node, name, *at);
+        }
         match result {
+            Ok(Answer::Snapshot { .. }) => {}
             Ok(Answer::HandedOver { gate_micros, .. }) => {
                 self.count("operators: hand-over done");
                 self.gate_micros_max = self.gate_micros_max.max(gate_micros);
@@ -527,6 +532,16 @@ impl World {
             }
             Notice::Grown { .. } => self.count("engine: replicas grown"),
             Notice::CannotGrow { .. } => self.count("engine: replicas that cannot grow"),
+            Notice::Snapshot { name, state } => {
+                self.count(match state {
+                    SnapshotState::Kept => "engine: snapshots kept",
+                    SnapshotState::Failed { .. } => "engine: snapshots failed",
+                    _ => "engine: snapshots missing",
+                });
+                if *state == SnapshotState::Kept {
+                    self.check_straight_snapshot(node, name)?;
+                }
+            }
             Notice::VerifyStarted { .. } => self.verify_started(),
             Notice::Difference { node: other, range } => self.difference_told(node, other, *range)?,
             Notice::VerifyEnded { run } => self.verify_ended(node, run)?,
