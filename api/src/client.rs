@@ -18,11 +18,12 @@ use tokio_rustls::TlsConnector;
 use crate::error::{ApiError, ErrorBody, ErrorKind};
 use crate::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use crate::pool::{
-    AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateVolume, DeleteVolume, Detach, DrainNode,
-    DropKept, EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate,
-    Node, NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg, ResizeVolume,
-    ResolveSplitBrain, SCHEMA, SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status,
-    SwitchVolume, Token, Verify, Versioned, VgList, Volume, VolumeList, VolumeLog,
+    AddVg, Attach, Attached, BODY_BYTES_MAX, Change, Changed, CreateSnapshot, CreateVolume, DeleteSnapshot,
+    DeleteVolume, Detach, DrainNode, DropKept, EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool,
+    JoinRequest, MakePrimary, Migrate, Node, NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck,
+    RemoveNode, RemoveVg, ResizeVolume, ResolveSplitBrain, RestoreSnapshot, SCHEMA, SetLimits, SetNodeLimits,
+    SetSource, SetVolume, SnapshotList, SplitBrain, Status, SwitchVolume, Token, Verify, Versioned, VgList,
+    Volume, VolumeList, VolumeLog,
 };
 
 /// Largest answer that is read: a list of very many volumes.
@@ -267,6 +268,38 @@ impl Client {
     /// End the comparison that is under way.
     pub async fn volume_verify_cancel(&self, name: &str, request: &Change) -> Result<Changed, ApiError> {
         self.post(&volume_path(name, "/verify-cancel"), request).await
+    }
+
+    /// Keep this version on every replica; the job in the answer ends when it is known who does.
+    pub async fn volume_snapshot_create(
+        &self,
+        name: &str,
+        request: &CreateSnapshot,
+    ) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/snapshots"), request).await
+    }
+
+    /// What is kept of former versions.
+    pub async fn volume_snapshots(&self, name: &str) -> Result<SnapshotList, ApiError> {
+        self.get(&volume_path(name, "/snapshots")).await
+    }
+
+    /// Give a version up on every replica.
+    pub async fn volume_snapshot_delete(
+        &self,
+        name: &str,
+        request: &DeleteSnapshot,
+    ) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/snapshot-delete"), request).await
+    }
+
+    /// Bring the contents of a version back.
+    pub async fn volume_snapshot_restore(
+        &self,
+        name: &str,
+        request: &RestoreSnapshot,
+    ) -> Result<Changed, ApiError> {
+        self.post(&volume_path(name, "/snapshot-restore"), request).await
     }
 
     /// Positions of the log on every replica.

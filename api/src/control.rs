@@ -184,6 +184,8 @@ pub enum Call {
         at_lsn: u64,
         /// 32 hex digits: of which history.
         at_digest: String,
+        /// Chosen by whoever asks: a run that goes on or has finished here is not begun again.
+        run: u64,
     },
     /// End a restore, if one is under way: contents are a mixture of before and after then.
     VolumeRestoreCancel {

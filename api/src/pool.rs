@@ -7,6 +7,7 @@ pub mod agent;
 mod event;
 mod job;
 mod node;
+mod snapshot;
 mod status;
 mod vg;
 mod volume;
@@ -18,6 +19,10 @@ pub use job::{
 pub use node::{
     DrainNode, IssueToken, JoinAnswer, JoinPool, JoinRequest, Node, NodeList, NodeState, PoolInfo, PoolInit,
     RebootCheck, RemoveNode, Token,
+};
+pub use snapshot::{
+    CreateSnapshot, DeleteSnapshot, RestoreSnapshot, SnapshotList, SnapshotReplica, SnapshotRow,
+    SnapshotState,
 };
 pub use status::{PoolState, Status};
 pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};

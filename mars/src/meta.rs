@@ -11,8 +11,8 @@ use crate::codec::{DecodeError, Reader, Writer, malformed};
 use crate::envelope;
 use crate::lineage::{Position, Stretch};
 use crate::settings::Settings;
-use crate::split::{Side, SplitBrain};
 use crate::snapshot::{SNAPSHOTS_MAX, Snapshot};
+use crate::split::{Side, SplitBrain};
 use crate::switch::Paused;
 use crate::verify::{Difference, Verified, VerifyEnd, VerifyNode, VerifyRun};
 

@@ -307,9 +307,10 @@ impl Host {
                 name,
                 at_lsn,
                 at_digest,
+                run,
             } => {
                 let which = snapshot::which(&name, at_lsn, &at_digest)?;
-                self.restore(volume_id(&volume)?, which).await
+                self.restore(volume_id(&volume)?, which, run).await
             }
             Call::VolumeRestoreCancel { volume } => self.cancel_restore(volume_id(&volume)?),
             Call::VolumeCompression { volume, compressed } => {

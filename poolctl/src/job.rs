@@ -246,7 +246,12 @@ async fn end(job: &Job, context: &Context) -> Result<Ending, ApiError> {
     }
     let tells = matches!(
         job.kind,
-        JobKind::Resolve | JobKind::LogRotate | JobKind::LogTrim | JobKind::DropKept
+        JobKind::Resolve
+            | JobKind::LogRotate
+            | JobKind::LogTrim
+            | JobKind::DropKept
+            | JobKind::Snapshot
+            | JobKind::Restore
     );
     if !job.message.is_empty() && tells {
         say(&job.message, output);
@@ -269,6 +274,7 @@ fn problem(job: &Job) -> Option<ApiError> {
         (JobState::Cancelled, None) => {
             let what = match job.kind {
                 JobKind::Verify => "what it had found stays known",
+                JobKind::Restore => "contents are a mixture of before and after",
                 JobKind::Drain | JobKind::LogRotate | JobKind::LogTrim | JobKind::DropKept => {
                     "what it had done stays done"
                 }
@@ -323,6 +329,11 @@ fn summary(job: &Job, pause: Option<u64>) -> String {
         JobKind::LogTrim => format!("the log of {volume} holds nothing that nobody needs"),
         JobKind::DropKept => format!("what was kept of former histories of {volume} is gone"),
         JobKind::Resize => format!("{volume} has {}", output::bytes(job.total_bytes)),
+        JobKind::Snapshot => format!("this version of {volume} is kept"),
+        JobKind::Restore => format!(
+            "{volume} has its former contents again: {} compared",
+            output::bytes(job.total_bytes)
+        ),
         JobKind::TakeOver => format!("{} took over {volume}", node(&job.to)),
         JobKind::Secondary => format!("{} is no longer primary of {volume}, nobody is", node(&job.from)),
     };
@@ -366,6 +377,8 @@ fn next(job: &Job) -> Option<String> {
             "poolctl node reboot-check {}",
             job.from.as_deref().unwrap_or("NODE")
         )),
+        JobKind::Snapshot => Some(format!("poolctl volume snapshot list {}", job.volume)),
+        JobKind::Restore => Some(format!("poolctl volume attach {} --door nbd", job.volume)),
         JobKind::LogRotate => Some(format!("poolctl volume log trim {}", job.volume)),
         JobKind::Delete | JobKind::Leave | JobKind::Verify | JobKind::LogTrim | JobKind::DropKept => None,
     }

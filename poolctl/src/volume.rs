@@ -7,6 +7,7 @@ mod replica;
 mod resize;
 mod set;
 mod show;
+mod snapshot;
 mod source;
 mod split;
 pub mod verify;
@@ -46,6 +47,9 @@ pub enum VolumeCommand {
     Attach(door::AttachArgs),
     Detach(door::DetachArgs),
     Verify(verify::VerifyArgs),
+    /// Versions of a volume that are kept
+    #[command(subcommand)]
+    Snapshot(snapshot::SnapshotCommand),
     /// Histories of replicas that have parted
     #[command(subcommand)]
     SplitBrain(split::SplitBrainCommand),
@@ -141,6 +145,7 @@ pub async fn run(command: VolumeCommand, context: &Context) -> Result<Ending, Ap
         VolumeCommand::Attach(args) => door::attach(args, context).await,
         VolumeCommand::Detach(args) => door::detach(args, context).await,
         VolumeCommand::Verify(args) => verify::run(args, context).await,
+        VolumeCommand::Snapshot(command) => snapshot::run(command, context).await,
         VolumeCommand::SplitBrain(command) => split::run(command, context).await,
         VolumeCommand::Log(command) => log::run(command, context).await,
     }

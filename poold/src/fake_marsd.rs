@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use api::control::{
     BirthKind, CONTROL_VERSION, Call, ControlError, ControlErrorKind, ControlRequest, ControlResponse,
     DoorSpec, DoorStatus, HostLimits, HostStatus, KeptStatus, Member, Outcome, PeerStatus, ReplicaStatus,
-    SwitchWord, VerifiedStatus, VerifyEndWord, VerifyNodeStatus, VerifyStatus, VolumeLimits, VolumeSettings,
-    VolumeStatus,
+    RestoreEndWord, RestoreStatus, SnapshotStatus, SnapshotWord, SwitchWord, VerifiedStatus, VerifyEndWord,
+    VerifyNodeStatus, VerifyStatus, VolumeLimits, VolumeSettings, VolumeStatus,
 };
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -60,6 +60,8 @@ struct Replica {
     faked: bool,
     parted: bool,
     verify: Option<VerifyStatus>,
+    snapshots: Vec<SnapshotStatus>,
+    restore: Option<RestoreStatus>,
 }
 
 impl World {
@@ -299,6 +301,9 @@ impl Host {
         if let Call::VolumeResize { volume, size_bytes } = call {
             return self.resize(&mut inner, &volume, size_bytes);
         }
+        if let Call::VolumeSnapshot { volume, name } = call {
+            return Ok(snapshot(&mut inner, &volume, &name));
+        }
         if let Call::Status { .. } = call {
             return Ok(Outcome::Status(self.status(&inner)));
         }
@@ -355,6 +360,8 @@ impl Host {
                     faked: false,
                     parted: false,
                     verify: None,
+                    snapshots: Vec::new(),
+                    restore: None,
                 });
             }
             Call::VolumeRemote {
@@ -447,6 +454,39 @@ impl Host {
                 let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
                 if let Some(run) = &mut replica.verify {
                     run.ended.get_or_insert(VerifyEndWord::Cancelled);
+                }
+            }
+            Call::VolumeSnapshot { .. } => unreachable!("it was answered above"),
+            Call::VolumeSnapshotDrop { volume, name, .. } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                replica.snapshots.retain(|known| known.name != name);
+            }
+            Call::VolumeRestore {
+                volume,
+                name,
+                at_lsn,
+                run,
+                ..
+            } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.restore = Some(RestoreStatus {
+                    run,
+                    name,
+                    at_lsn,
+                    percent: if slow { 40.0 } else { 100.0 },
+                    restored_bytes: 4096,
+                    bytes_per_second: 0,
+                    seconds_left: None,
+                    ended: (!slow).then_some(RestoreEndWord::Finished),
+                    reason: None,
+                });
+            }
+            Call::VolumeRestoreCancel { volume } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                if let Some(run) = &mut replica.restore {
+                    run.ended.get_or_insert(RestoreEndWord::Cancelled);
                 }
             }
             Call::VolumeSources { volume, sources } => {
@@ -623,6 +663,8 @@ impl Host {
                     sources: replica.sources.clone(),
                     faked: replica.faked,
                     verify: replica.verify.clone(),
+                    snapshots: replica.snapshots.clone(),
+                    restore: replica.restore.clone(),
                     chain_digest: "c".repeat(32),
                     sync_percent: replica.percent,
                     peers: if replica.primary {
@@ -657,6 +699,40 @@ impl Host {
             volumes: volumes.collect(),
         }
     }
+}
+
+/// Everybody keeps it, except who has no room.
+fn snapshot(inner: &mut Inner, volume: &str, name: &str) -> Outcome {
+    let (at_lsn, at_digest) = (101, "d".repeat(32));
+    let rotten = inner.rotten.clone();
+    for (node, volumes) in &mut inner.hosts {
+        let known = volumes.get_mut(volume);
+        let Some((size_bytes, replica)) =
+            known.and_then(|known| Some((known.size_bytes, known.replica.as_mut()?)))
+        else {
+            continue;
+        };
+        if replica.snapshots.iter().any(|known| known.name == name) {
+            continue;
+        }
+        let full = rotten.contains(node);
+        replica.snapshots.push(SnapshotStatus {
+            name: name.to_owned(),
+            at_lsn,
+            at_digest: at_digest.clone(),
+            size_bytes,
+            unix_seconds: 1_700_000_000,
+            state: if full {
+                SnapshotWord::Failed
+            } else {
+                SnapshotWord::Kept
+            },
+            reason: full.then(|| "no space left on device".to_owned()),
+            path: (!full).then(|| format!("/vg/{name}")),
+            used_bytes: if full { 0 } else { 4096 },
+        });
+    }
+    Outcome::Snapshot { at_lsn, at_digest }
 }
 
 fn state(percent: f64) -> &'static str {

@@ -6,6 +6,7 @@ mod refusals;
 mod resize;
 mod roles;
 mod settings;
+mod snapshots;
 
 use std::path::Path;
 use std::sync::Arc;

@@ -47,6 +47,8 @@ pub enum SnapshotWord {
 /// A restore of a snapshot.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RestoreStatus {
+    /// As it was asked for.
+    pub run: u64,
     /// Of which.
     pub name: String,
     /// Its position.

@@ -155,6 +155,33 @@ pub enum Action {
     },
     /// End the comparison of all replicas; of the primary.
     VerifyCancel,
+    /// Let every replica keep this version; of the primary. A name that is known there already is not taken again.
+    SnapshotTake {
+        /// What it is called.
+        snapshot: String,
+    },
+    /// Give up what the replica keeps of a version.
+    SnapshotDrop {
+        /// What it is called.
+        snapshot: String,
+        /// Its position.
+        at_lsn: u64,
+        /// Of which history.
+        at_digest: String,
+    },
+    /// Bring the contents of a snapshot back; of the primary.
+    Restore {
+        /// What it is called.
+        snapshot: String,
+        /// Its position.
+        at_lsn: u64,
+        /// Of which history.
+        at_digest: String,
+        /// The job that wants it.
+        job: u64,
+    },
+    /// End that; of the primary.
+    RestoreCancel,
     /// Do something once.
     Order {
         /// The job that gives the order, and the order's name: an agent that has done it does not do it again.

@@ -59,6 +59,10 @@ pub enum JobKind {
     DropKept,
     /// Phase `grow`: the disks, then the volume.
     Resize,
+    /// Phase `take`: each replica keeps the version, or says why it does not.
+    Snapshot,
+    /// Phase `restore`: what differs from a snapshot is written.
+    Restore,
 }
 
 impl JobKind {
@@ -91,6 +95,8 @@ impl JobKind {
             JobKind::LogTrim => "log-trim",
             JobKind::DropKept => "drop-kept",
             JobKind::Resize => "resize",
+            JobKind::Snapshot => "snapshot",
+            JobKind::Restore => "restore",
         }
     }
 }
@@ -151,7 +157,7 @@ pub struct Job {
     pub from: Option<String>,
     /// The host that gets a replica or the role.
     pub to: Option<String>,
-    /// Percent of the bytes of the present sync or comparison; 100 afterwards.
+    /// Percent of the bytes of the present sync, comparison or restore; 100 afterwards.
     pub percent: f64,
     /// Bytes of the volume gone through by it.
     pub done_bytes: u64,

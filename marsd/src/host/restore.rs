@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use api::control::{ControlErrorKind, Outcome, RestoreEndWord, RestoreStatus};
 use bytes::Bytes;
-use mars::{GuestRequest, Reply as GuestReply, SnapshotState};
+use mars::{GuestError, GuestRequest, Reply as GuestReply, SnapshotState};
 use model::{SectorRange, VolumeId, VolumeSize};
 use tracing::{info, warn};
 
@@ -29,9 +29,9 @@ const CHUNK_BYTES: u64 = 1 << 20;
 /// What differs is written in pieces of whole units of this.
 const UNIT_BYTES: usize = 4096;
 
-/// The restores of a host; the last of each volume is remembered while marsd runs.
-#[derive(Default)]
-pub(super) struct Restores(Mutex<BTreeMap<VolumeId, Arc<Restore>>>);
+/// The restores of a host; the last of each volume is remembered while marsd runs. Clones are the same.
+#[derive(Clone, Default)]
+pub(super) struct Restores(Arc<Mutex<BTreeMap<VolumeId, Arc<Restore>>>>);
 
 impl Restores {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<VolumeId, Arc<Restore>>> {
@@ -57,7 +57,25 @@ impl Restores {
     }
 }
 
+/// Why a restore does not go on here.
+enum Halt {
+    /// Somebody else is primary now.
+    RoleMoved,
+    /// In words.
+    Failed(String),
+}
+
+impl From<GuestError> for Halt {
+    fn from(error: GuestError) -> Halt {
+        match error {
+            GuestError::NotPrimary { .. } => Halt::RoleMoved,
+            GuestError::OutOfBounds | GuestError::Disk(_) => Halt::Failed(error.to_string()),
+        }
+    }
+}
+
 struct Restore {
+    run: u64,
     which: Which,
     size: VolumeSize,
     began: Instant,
@@ -79,6 +97,7 @@ impl Restore {
         let ended = self.ended.get();
         let going = ended.is_none() && rate >= 1.0;
         RestoreStatus {
+            run: self.run,
             name: self.which.name.to_string(),
             at_lsn: self.which.at.lsn.0,
             percent: 100.0 * compared as f64 / size as f64,
@@ -90,8 +109,9 @@ impl Restore {
         }
     }
 
-    /// Writes what differs; why it cannot, in words.
-    async fn run(&self, guest: &VolumeHandle, file: Arc<File>) -> Result<RestoreEndWord, String> {
+    /// Writes what differs.
+    async fn go(&self, guest: &VolumeHandle, file: Arc<File>) -> Result<RestoreEndWord, Halt> {
+        let odd = || Halt::Failed("its length is no number of sectors".to_owned());
         let size = self.size.bytes();
         let mut at = 0;
         while at < size {
@@ -99,19 +119,19 @@ impl Restore {
                 return Ok(RestoreEndWord::Cancelled);
             }
             let length = CHUNK_BYTES.min(size - at);
-            let range = SectorRange::from_bytes(at, length).ok_or("its length is no number of sectors")?;
+            let range = SectorRange::from_bytes(at, length).ok_or_else(odd)?;
             let reading = file.clone();
             let wanted = tokio::task::spawn_blocking(move || read(&reading, at, length as usize));
             let present = guest.call(GuestRequest::Read { range });
             let (wanted, present) = tokio::join!(wanted, present);
-            let wanted = wanted.map_err(|e| e.to_string())?;
-            let wanted = wanted.map_err(|e| format!("read its file at {at}: {e}"))?;
-            let GuestReply::Data(present) = present.map_err(|e| e.to_string())? else {
-                return Err("the volume answers a read without data".to_owned());
+            let wanted = wanted.map_err(|e| Halt::Failed(e.to_string()))?;
+            let wanted = wanted.map_err(|e| Halt::Failed(format!("read its file at {at}: {e}")))?;
+            let GuestReply::Data(present) = present? else {
+                return Err(Halt::Failed("the volume answers a read without data".to_owned()));
             };
             for (from, to) in differing(&wanted, &present) {
                 let place = SectorRange::from_bytes(at + from as u64, (to - from) as u64);
-                let range = place.ok_or("its length is no number of sectors")?;
+                let range = place.ok_or_else(odd)?;
                 let data = wanted.slice(from..to);
                 let request = match data.iter().all(|byte| *byte == 0) {
                     true => GuestRequest::WriteZeroes {
@@ -125,14 +145,14 @@ impl Restore {
                         fua: false,
                     },
                 };
-                guest.call(request).await.map_err(|e| e.to_string())?;
+                guest.call(request).await?;
                 self.restored_bytes
                     .fetch_add((to - from) as u64, Ordering::Relaxed);
             }
             at += length;
             self.compared_bytes.store(at, Ordering::Relaxed);
         }
-        guest.call(GuestRequest::Flush).await.map_err(|e| e.to_string())?;
+        guest.call(GuestRequest::Flush).await?;
         Ok(RestoreEndWord::Finished)
     }
 }
@@ -166,11 +186,11 @@ impl Host {
     /// Begins to bring the contents of a snapshot back; the same again while that is under way changes nothing.
     ///
     /// Errors: `Refused` where this replica is not primary, does not keep it, or is restoring another.
-    pub(super) async fn restore(&self, id: VolumeId, which: Which) -> Reply<Outcome> {
+    pub(super) async fn restore(&self, id: VolumeId, which: Which, run: u64) -> Reply<Outcome> {
         let _changing = self.changing.lock().await;
         let handle = self.replica_handle(id)?;
         if let Some(running) = self.restores.running(id) {
-            if running.which == which {
+            if running.run == run {
                 return Ok(Outcome::Done);
             }
             let text = format!(
@@ -178,6 +198,11 @@ impl Host {
                 running.which.name
             );
             return refuse(ControlErrorKind::Busy, text);
+        }
+        let finished = |restore: &Restore| matches!(restore.ended.get(), Some((RestoreEndWord::Finished, _)));
+        let last = self.restores.lock().get(&id).cloned();
+        if last.is_some_and(|last| last.run == run && finished(&last)) {
+            return Ok(Outcome::Done);
         }
         let (disk, size) = match self.volumes().get(&id) {
             Some(volume) => (
@@ -202,6 +227,7 @@ impl Host {
         let path = Snapshots::beside(Path::new(&disk)).path(&which.name, which.at);
         let file = File::open(&path).map_err(|e| failed(&format!("open {}", path.display()), &e))?;
         let restore = Arc::new(Restore {
+            run,
             which,
             size,
             began: Instant::now(),
@@ -210,12 +236,19 @@ impl Host {
             cancelled: AtomicBool::new(false),
             ended: OnceLock::new(),
         });
-        self.restores.lock().insert(id, restore.clone());
+        let restores = self.restores.clone();
+        restores.lock().insert(id, restore.clone());
         info!(volume = %id, snapshot = %restore.which.name, "a restore begins");
         tokio::spawn(async move {
-            let (end, reason) = match restore.run(&handle, Arc::new(file)).await {
+            let (end, reason) = match restore.go(&handle, Arc::new(file)).await {
                 Ok(end) => (end, None),
-                Err(reason) => (RestoreEndWord::Failed, Some(reason)),
+                Err(Halt::Failed(reason)) => (RestoreEndWord::Failed, Some(reason)),
+                Err(Halt::RoleMoved) => {
+                    info!(volume = %id, "a restore ends here: the role has moved");
+                    // Whoever wants it asks the new primary.
+                    restores.forget(id);
+                    return;
+                }
             };
             let restored = restore.restored_bytes.load(Ordering::Relaxed);
             match &reason {

@@ -88,6 +88,7 @@ impl Fake {
             .route("/v1/volumes/{name}/attach", post(attach))
             .route("/v1/volumes/{name}/detach", post(changed))
             .route("/v1/volumes/{name}/log", get(log))
+            .route("/v1/volumes/{name}/snapshots", get(snapshots).post(snapshot))
             .route("/v1/volumes/{name}/split-brain", get(split).post(resolve))
             .route("/v1/volumes/{name}/{verb}", post(verb))
             .route("/v1/migrate", post(migrate))
@@ -208,6 +209,14 @@ async fn verb(
         ("set", _) if body["replicas"].is_null() => good(change("volume web", &body, None)),
         ("set", _) => good(change("volume web", &body, Some("14"))),
         ("resize", _) => good(change("volume web", &body, Some("18"))),
+        ("snapshot-delete", _) => good(change("volume web", &body, None)),
+        ("snapshot-restore", _) if body["force"] == Value::Bool(false) && body["snapshot"] == "busy" => {
+            let error = ApiError::refused("1 guests are connected to volume `web`");
+            Err(Bad(error
+                .hint("shut the guests down, or disconnect them, first; or give --force")
+                .object("volume web")))
+        }
+        ("snapshot-restore", _) => good(change("volume web", &body, Some("20"))),
         ("limits", _) => good(change("volume web", &body, None)),
         ("switch", _) => good(change("volume web", &body, None)),
         ("invalidate", Some("a")) => {
@@ -222,6 +231,42 @@ async fn verb(
         ("delete", _) => good(change("volume web", &body, Some("4"))),
         _ => Err(no_such("verb", &verb)),
     }
+}
+
+async fn snapshot(
+    State(fake): State<Fake>,
+    uri: axum::http::Uri,
+    Json(body): Json<Value>,
+) -> Answer<Changed> {
+    fake.remember(&uri, &body);
+    good(change("volume web", &body, Some("19")))
+}
+
+async fn snapshots(Segment(name): Segment<String>) -> Answer<SnapshotList> {
+    let replica = |node: &str, state, reason: Option<&str>| SnapshotReplica {
+        node: node.to_owned(),
+        state,
+        reason: reason.map(str::to_owned),
+        path: (state == SnapshotState::Kept)
+            .then(|| "/srv/vg0/1.img.snapshots/before.4096-01234567".to_owned()),
+        used_bytes: if state == SnapshotState::Kept { 1 << 20 } else { 0 },
+    };
+    let row = SnapshotRow {
+        snapshot: "before".to_owned(),
+        created: "2026-01-01T00:00:00Z".to_owned(),
+        size_bytes: Some(64 << 20),
+        at: Some(4096),
+        replicas: vec![
+            replica("a", SnapshotState::Kept, None),
+            replica(
+                "b",
+                SnapshotState::Missing,
+                Some("its full sync was not finished there"),
+            ),
+        ],
+    };
+    let snapshots = if name == "web" { vec![row] } else { Vec::new() };
+    good(SnapshotList { name, snapshots })
 }
 
 async fn migrate(State(fake): State<Fake>, uri: axum::http::Uri, Json(body): Json<Value>) -> Answer<Changed> {
@@ -602,6 +647,14 @@ fn the_job(id: &str, after: u64) -> Option<Job> {
         }),
         ("16", _) => done(base_job("16", JobKind::FakeSync, &["order"])),
         ("18", _) => done(base_job("18", JobKind::Resize, &["grow"])),
+        ("19", _) => done(Job {
+            message: "kept on a, b".to_owned(),
+            ..base_job("19", JobKind::Snapshot, &["take"])
+        }),
+        ("20", _) => done(Job {
+            message: "wrote 1 MiB".to_owned(),
+            ..base_job("20", JobKind::Restore, &["restore"])
+        }),
         ("13", _) => done(base_job("13", JobKind::Secondary, &["order"])),
         ("4", _) => done(base_job("4", JobKind::Delete, &["remove"])),
         ("7", 0) => Job {

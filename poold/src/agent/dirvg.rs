@@ -145,6 +145,32 @@ impl DirVg {
         self.dir.join(format!("{volume}.img"))
     }
 
+    /// Where marsd keeps the snapshots of a disk.
+    fn snapshots(&self, volume: &str) -> PathBuf {
+        self.dir.join(format!("{volume}.img.snapshots"))
+    }
+
+    /// What the snapshots of all disks take; blocks that they share with a disk count twice.
+    fn snapshot_bytes(&self) -> std::io::Result<u64> {
+        let mut bytes = 0;
+        for (volume, _) in self.entries().map_err(std::io::Error::other)? {
+            let files = match fs::read_dir(self.snapshots(&volume)) {
+                Ok(files) => files,
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            for file in files {
+                match file?.metadata() {
+                    Ok(metadata) => bytes += metadata.blocks() * 512,
+                    // One that is given up just now takes nothing.
+                    Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(bytes)
+    }
+
     fn entries(&self) -> Result<Vec<(String, fs::Metadata)>, ApiError> {
         let read = || -> std::io::Result<Vec<(String, fs::Metadata)>> {
             let mut entries = Vec::new();
@@ -194,6 +220,13 @@ impl VolumeGroup for DirVg {
 
     fn remove(&self, volume: &str) -> Result<(), ApiError> {
         let path = self.disk(volume);
+        let snapshots = self.snapshots(volume);
+        match fs::remove_dir_all(&snapshots) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(broken(&snapshots, "be removed", &error));
+            }
+            _ => {}
+        }
         match fs::remove_file(&path) {
             Ok(()) => fs::File::open(&self.dir)
                 .and_then(|dir| dir.sync_all())
@@ -226,11 +259,14 @@ impl VolumeGroup for DirVg {
     }
 
     fn capacity(&self) -> Result<Capacity, ApiError> {
-        let used_bytes = self
+        let disks: u64 = self
             .entries()?
             .iter()
             .map(|(_, metadata)| metadata.blocks() * 512)
             .sum();
+        let snapshots = self.snapshot_bytes();
+        let snapshots = snapshots.map_err(|error| broken(&self.dir, "be read", &error))?;
+        let used_bytes = disks + snapshots;
         Ok(Capacity {
             size_bytes: self.size_bytes,
             used_bytes,

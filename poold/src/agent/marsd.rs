@@ -151,6 +151,33 @@ impl Marsd {
                 sources: sources.clone(),
             },
             Action::VerifyCancel => Call::VolumeVerifyCancel { volume },
+            Action::SnapshotTake { snapshot } => Call::VolumeSnapshot {
+                volume,
+                name: snapshot.clone(),
+            },
+            Action::SnapshotDrop {
+                snapshot,
+                at_lsn,
+                at_digest,
+            } => Call::VolumeSnapshotDrop {
+                volume,
+                name: snapshot.clone(),
+                at_lsn: *at_lsn,
+                at_digest: at_digest.clone(),
+            },
+            Action::Restore {
+                snapshot,
+                at_lsn,
+                at_digest,
+                job,
+            } => Call::VolumeRestore {
+                volume,
+                name: snapshot.clone(),
+                at_lsn: *at_lsn,
+                at_digest: at_digest.clone(),
+                run: *job,
+            },
+            Action::RestoreCancel => Call::VolumeRestoreCancel { volume },
             Action::Order { job, order } => return self.order(volume, *job, order).await,
         };
         let patience = match &step.action {
@@ -170,7 +197,7 @@ impl Marsd {
         };
         match (outcome, &step.action) {
             (Outcome::HandedOver { gate_micros, .. }, _) => Ok(StepOutcome::HandedOver { gate_micros }),
-            (Outcome::Done | Outcome::Door { .. }, _) => Ok(StepOutcome::Done),
+            (Outcome::Done | Outcome::Door { .. } | Outcome::Snapshot { .. }, _) => Ok(StepOutcome::Done),
             (other, _) => Err(strange(&other)),
         }
     }

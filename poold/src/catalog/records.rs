@@ -188,6 +188,29 @@ pub struct VolumeRecord {
     pub last_verified: Option<String>,
     /// Length of what the last comparison left different, by host.
     pub differing_bytes: BTreeMap<String, u64>,
+    /// Versions that are to be kept, by name.
+    #[serde(default)]
+    pub snapshots: BTreeMap<String, SnapshotRecord>,
+}
+
+/// A version of a volume that is to be kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct SnapshotRecord {
+    /// When it was asked for (RFC 3339).
+    pub created: String,
+    /// Where in history it is, once its primary has said so.
+    pub at: Option<SnapshotAt>,
+}
+
+/// Where in history a snapshot is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotAt {
+    /// Position in the log.
+    pub lsn: u64,
+    /// 32 hex digits: of which history.
+    pub digest: String,
+    /// The volume's length there.
+    pub size_bytes: u64,
 }
 
 impl Record for VolumeRecord {
@@ -220,6 +243,7 @@ impl VolumeRecord {
             doors: Vec::new(),
             last_verified: None,
             differing_bytes: BTreeMap::new(),
+            snapshots: BTreeMap::new(),
         };
         record.set(desired);
         record
@@ -348,6 +372,9 @@ pub struct JobRecord {
     pub stuck: BTreeMap<String, String>,
     /// What came of the order, in words.
     pub note: Option<String>,
+    /// The snapshot that it takes or restores.
+    #[serde(default)]
+    pub snapshot: Option<String>,
     /// What a comparison has found so far.
     pub verify: Option<VerifyReport>,
     /// Why it failed.

@@ -6,11 +6,12 @@ use std::time::Duration;
 use api::ApiError;
 use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg, Report, Steps};
 use api::pool::{
-    AddVg, Attach, Attached, Change, Changed, CreateVolume, DeleteVolume, Detach, DrainNode, DropKept,
-    EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest, MakePrimary, Migrate, Node,
-    NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode, RemoveVg, ResizeVolume,
-    ResolveSplitBrain, SetLimits, SetNodeLimits, SetSource, SetVolume, SplitBrain, Status, SwitchVolume,
-    Token, Verify, VgList, Volume, VolumeList, VolumeLog,
+    AddVg, Attach, Attached, Change, Changed, CreateSnapshot, CreateVolume, DeleteSnapshot, DeleteVolume,
+    Detach, DrainNode, DropKept, EventList, IssueToken, Job, JobList, JoinAnswer, JoinPool, JoinRequest,
+    MakePrimary, Migrate, Node, NodeList, OnNode, OnNodes, PoolInfo, PoolInit, RebootCheck, RemoveNode,
+    RemoveVg, ResizeVolume, ResolveSplitBrain, RestoreSnapshot, SetLimits, SetNodeLimits, SetSource,
+    SetVolume, SnapshotList, SplitBrain, Status, SwitchVolume, Token, Verify, VgList, Volume, VolumeList,
+    VolumeLog,
 };
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::request::Parts;
@@ -115,6 +116,15 @@ pub fn router(daemon: Arc<Daemon>) -> Router {
         .route("/v1/volumes/{name}/detach", post(volume_detach))
         .route("/v1/volumes/{name}/verify", post(volume_verify))
         .route("/v1/volumes/{name}/verify-cancel", post(volume_verify_cancel))
+        .route(
+            "/v1/volumes/{name}/snapshots",
+            get(volume_snapshots).post(volume_snapshot_create),
+        )
+        .route("/v1/volumes/{name}/snapshot-delete", post(volume_snapshot_delete))
+        .route(
+            "/v1/volumes/{name}/snapshot-restore",
+            post(volume_snapshot_restore),
+        )
         .route("/v1/volumes/{name}/log", get(volume_log))
         .route("/v1/volumes/{name}/log-rotate", post(volume_log_rotate))
         .route("/v1/volumes/{name}/log-trim", post(volume_log_trim))
@@ -296,6 +306,34 @@ async fn volume_verify_cancel(
     Wish(wish): Wish<Change>,
 ) -> Reply<Changed> {
     Ok(Answer(pool.volume_verify_cancel(&name, wish.dry_run)?))
+}
+
+async fn volume_snapshots(Pool(pool): Pool, Name(name): Name) -> Reply<SnapshotList> {
+    Ok(Answer(pool.volume_snapshots(&name)?))
+}
+
+async fn volume_snapshot_create(
+    Pool(pool): Pool,
+    Name(name): Name,
+    Wish(wish): Wish<CreateSnapshot>,
+) -> Reply<Changed> {
+    Ok(Answer(pool.volume_snapshot_create(&name, &wish)?))
+}
+
+async fn volume_snapshot_delete(
+    Pool(pool): Pool,
+    Name(name): Name,
+    Wish(wish): Wish<DeleteSnapshot>,
+) -> Reply<Changed> {
+    Ok(Answer(pool.volume_snapshot_delete(&name, &wish)?))
+}
+
+async fn volume_snapshot_restore(
+    Pool(pool): Pool,
+    Name(name): Name,
+    Wish(wish): Wish<RestoreSnapshot>,
+) -> Reply<Changed> {
+    Ok(Answer(pool.volume_snapshot_restore(&name, &wish)?))
 }
 
 async fn volume_log(Pool(pool): Pool, Name(name): Name) -> Reply<VolumeLog> {

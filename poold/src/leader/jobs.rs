@@ -158,6 +158,12 @@ impl Leader {
                 (JobKind::Drain, _) => {
                     "nothing more is taken away; the node stays drained until `poolctl node undrain`"
                 }
+                (JobKind::Snapshot, _) => {
+                    "the snapshot is given up again; replicas that have it drop it"
+                }
+                (JobKind::Restore, _) => {
+                    "the restore ends here; contents are a mixture of before and after until another has finished"
+                }
                 (JobKind::Resize, _) => "the volume grows all the same; nobody waits for it any more",
                 (JobKind::Replicas, _) => "the replicas stay as they are; nobody waits for them any more",
                 (JobKind::Invalidate | JobKind::Resolve, Some(Phase::Sync)) => {

@@ -16,7 +16,9 @@ use super::Leader;
 use super::limits::told;
 use super::orders::order_steps;
 use super::resize::{resize_steps, served_bytes};
+use super::restore::restore_steps;
 use super::settings::settings_steps;
+use super::snapshots::snapshot_steps;
 use super::verify::cancel_steps;
 use super::watching::Watching;
 use crate::catalog::records::{LifeRecord, NodeRecord, VolumeRecord};
@@ -242,6 +244,8 @@ impl Leader {
         more.extend(cancel_steps(records, snapshot, now));
         more.extend(settings_steps(records, snapshot, now));
         more.extend(resize_steps(records, snapshot, now));
+        more.extend(snapshot_steps(records, snapshot, now));
+        more.extend(restore_steps(records, snapshot, now));
         more.extend(stale_steps(records, snapshot, now));
         for (node, step) in more {
             if let Some(desk) = nodes.get_mut(&node) {

@@ -481,6 +481,8 @@ impl View<'_> {
                     | JobKind::LogTrim
                     | JobKind::DropKept
                     | JobKind::Resize
+                    | JobKind::Snapshot
+                    | JobKind::Restore
                     | JobKind::Secondary => false,
                 });
                 // Stopped by an operator's wish, which is no trouble of the pool's.

@@ -131,6 +131,12 @@ impl Leader {
                 let hint = format!("drop them first: `poolctl volume split-brain drop {name}`");
                 return Err(ApiError::refused(message).hint(hint).object(object));
             }
+            if !volume.snapshots.is_empty() {
+                let names: Vec<&str> = volume.snapshots.keys().map(String::as_str).collect();
+                let message = format!("volume `{name}` has snapshots: {}", names.join(", "));
+                let hint = format!("delete them first: `poolctl volume snapshot delete {name} SNAP`");
+                return Err(ApiError::refused(message).hint(hint).object(object));
+            }
             let nodes: Vec<&str> = volume.members.iter().map(|member| member.node.as_str()).collect();
             let steps = vec![format!(
                 "the disks on {} and all their contents are removed",

@@ -12,6 +12,8 @@ use crate::catalog::records::{JobRecord, VolumeRecord};
 use crate::clock;
 use crate::inventory::Snapshot;
 use crate::leader::Leader;
+use crate::leader::restore::advance_restore;
+use crate::leader::snapshots::advance_snapshot;
 use crate::leader::verify::note_compared;
 
 impl Leader {
@@ -44,6 +46,18 @@ impl Leader {
             Ok(Some(work)) => work,
             Ok(None) if job.kind == JobKind::Resize => {
                 let Some(next) = self.advance_resize(job, volume, snapshot, now) else {
+                    return Ok(false);
+                };
+                return self.write_job(job, next, None);
+            }
+            Ok(None) if job.kind == JobKind::Snapshot => {
+                let Some((next, volume)) = advance_snapshot(job, volume, snapshot, now) else {
+                    return Ok(false);
+                };
+                return self.write_job(job, next, volume);
+            }
+            Ok(None) if job.kind == JobKind::Restore => {
+                let Some(next) = advance_restore(job, volume, snapshot, now) else {
                     return Ok(false);
                 };
                 return self.write_job(job, next, None);

@@ -17,6 +17,8 @@ use crate::leader::jobs::COMPARE_PHASE;
 use crate::leader::orders::order_words;
 use crate::leader::reconcile::plan_of;
 use crate::leader::resize::waits_for;
+use crate::leader::restore::{restore_words, restored};
+use crate::leader::snapshots::snapshot_words;
 use crate::leader::verify::{compare_words, compared_percent};
 
 /// How much of the newest speed goes into the one that is shown.
@@ -93,6 +95,11 @@ fn measure(
     let slowest = replicas.iter().map(|replica| replica.0).reduce(f64::min);
     let percent = match job.kind {
         JobKind::Verify => compared_percent(job, snapshot, now),
+        JobKind::Restore => {
+            let run = restored(job, snapshot, now);
+            shown.copied_bytes = shown.copied_bytes.max(run.map_or(0, |run| run.restored_bytes));
+            run.filter(|run| run.ended.is_none()).map(|run| run.percent)
+        }
         _ => slowest.filter(|_| job.phase == Phase::Sync.word()),
     };
     if let Some(percent) = percent {
@@ -189,8 +196,11 @@ fn message(records: &Records, job: &JobRecord, snapshot: &Snapshot, now: Instant
     if job.phase == COMPARE_PHASE {
         return compare_words(job, snapshot, now);
     }
-    if job.kind == JobKind::Resize {
-        return waits_for(volume, snapshot, now);
+    match job.kind {
+        JobKind::Resize => return waits_for(volume, snapshot, now),
+        JobKind::Snapshot => return snapshot_words(job, volume, snapshot, now),
+        JobKind::Restore => return restore_words(job, volume, snapshot, now),
+        _ => {}
     }
     if let Some(order) = &job.order {
         let node = job.order_node().unwrap_or_default();

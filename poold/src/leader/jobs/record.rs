@@ -11,6 +11,8 @@ use super::{COMPARE_PHASE, DRAIN_PHASE, ORDER_PHASE};
 use crate::catalog::records::{JobRecord, PlaceRecord, VolumeRecord};
 use crate::clock;
 use crate::leader::resize::GROW_PHASE;
+use crate::leader::restore::RESTORE_PHASE;
+use crate::leader::snapshots::TAKE_PHASE;
 
 impl JobRecord {
     /// A job at its first phase; its number comes with
@@ -42,6 +44,7 @@ impl JobRecord {
             children: BTreeSet::new(),
             stuck: BTreeMap::new(),
             note: None,
+            snapshot: None,
             verify: None,
             error: None,
             created: clock::now(),
@@ -93,6 +96,8 @@ impl JobRecord {
             | JobKind::Invalidate
             | JobKind::Resolve
             | JobKind::Resize
+            | JobKind::Snapshot
+            | JobKind::Restore
             | JobKind::FakeSync
             | JobKind::LogRotate
             | JobKind::LogTrim
@@ -116,6 +121,8 @@ impl JobRecord {
                 vec![ORDER_PHASE.to_owned(), COMPARE_PHASE.to_owned()]
             }
             Ok(None) if self.kind == JobKind::Resize => vec![GROW_PHASE.to_owned()],
+            Ok(None) if self.kind == JobKind::Snapshot => vec![TAKE_PHASE.to_owned()],
+            Ok(None) if self.kind == JobKind::Restore => vec![RESTORE_PHASE.to_owned()],
             Ok(None) | Err(_) => vec![ORDER_PHASE.to_owned()],
         }
     }
