@@ -241,6 +241,21 @@ impl Engine {
         self.config.size
     }
 
+    /// How far log and disk are.
+    pub fn watermarks(&self) -> Watermarks {
+        self.marks
+    }
+
+    /// Where the log ends.
+    pub fn tip(&self) -> Position {
+        self.log.appended
+    }
+
+    /// What was decided for the volume, as far as known here.
+    pub fn settings(&self) -> Settings {
+        self.meta.settings
+    }
+
     /// Our epoch while our role is primary, whether we serve yet or not: what a guest's request is checked against.
     pub fn primary_in(&self) -> Option<Epoch> {
         (self.meta.role == Role::Primary).then_some(self.meta.epoch)

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use mars::Position;
 use mars::museum::{self, Mutant};
-use mars::{BlockExtent, DiskError, Effect, Event, SyncState, VolumeData};
+use mars::{BlockExtent, DiskError, Effect, Event, Meta, SyncState, VolumeData};
 use model::{NodeId, SectorCount, SectorOffset, SectorRange, SnapshotName, VolumeSize};
 
 use crate::media::{Media, SECTOR};
@@ -68,7 +68,7 @@ pub(crate) struct Disk {
     /// Sectors known to be zero without reading.
     holes: Vec<bool>,
     /// The newest save.
-    pub meta: Option<Bytes>,
+    pub meta: Option<Box<Meta>>,
     /// What is remembered of peers.
     tracks: BTreeMap<NodeId, Bytes>,
     /// The newest save says that disk, log and meta are a version.
@@ -290,8 +290,8 @@ impl Disk {
                 Event::SnapshotDropped { id, result }
             }
             Effect::SaveMeta { generation, meta } => {
-                self.meta = Some(meta.encode());
                 self.is_whole = meta.sync == SyncState::Whole;
+                self.meta = Some(meta);
                 Event::MetaSaved { generation }
             }
             Effect::SaveTrack { id, peer, track } => {

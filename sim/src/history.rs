@@ -518,11 +518,15 @@ impl History {
         None
     }
 
-    /// The stamp of a sector in the version at a position on the tree.
-    pub fn stamp_at(&self, sector: usize, position: Position) -> Option<u64> {
-        let versions = self.branch_of(position)?.sectors.get(sector)?;
-        let later = versions.partition_point(|(end, _)| *end <= position.lsn.0);
-        Some(versions[later.max(1) - 1].1)
+    /// The version at a position: the stamp of each sector. All zeroes where the position is not on the tree.
+    pub fn version_at(&self, position: Position) -> impl Fn(usize) -> u64 + '_ {
+        let branch = self.branch_of(position);
+        move |sector| {
+            let versions = branch.and_then(|branch| branch.sectors.get(sector));
+            let versions = versions.map_or(&[][..], Vec::as_slice);
+            let later = versions.partition_point(|(end, _)| *end <= position.lsn.0);
+            versions.get(later.max(1) - 1).map_or(0, |(_, stamp)| *stamp)
+        }
     }
 
     /// The stamps that a sector got behind a position, on the newest branch of so many takeovers.
@@ -549,9 +553,9 @@ impl History {
         let places: Vec<Position> = self.branches.iter().filter_map(at).collect();
         places.into_iter().any(|position| {
             let mut hasher = Xxh3::new();
+            let version = self.version_at(position);
             for sector in 0..self.size_at(position) {
-                let stamp = self.stamp_at(sector, position).unwrap_or(0);
-                hasher.update(&stamp::sector(stamp));
+                hasher.update(&stamp::sector(version(sector)));
             }
             hasher.digest128() == digest
         })

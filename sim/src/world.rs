@@ -17,6 +17,7 @@ pub(crate) use check::SETTLE_MICROS_MAX;
 use force::Forced;
 pub use matrix::Matrix;
 
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
@@ -24,7 +25,7 @@ use mars::{
     Birth, Command, CommandId, Config, Engine, Event, LinkId, Meta, Notice, Position, RequestTag, Status,
     Watermarks,
 };
-use model::{Epoch, NodeId, Tick, VolumeId, VolumeSize};
+use model::{Epoch, Mode, NodeId, Role, Tick, VolumeId, VolumeSize};
 use xxhash_rust::xxh3::xxh3_64;
 
 use crate::agenda::Agenda;
@@ -130,7 +131,11 @@ struct Node {
     inbox: Vec<Event>,
     awake: bool,
     timer: Option<Tick>,
-    status: Option<Status>,
+    /// How it stands, once somebody has asked since it last did something.
+    status: OnceCell<Status>,
+    /// How it stood after it last did something.
+    stood: Option<Stood>,
+    /// How far it was then, unless it may go back.
     marks: Option<Watermarks>,
     kept: BTreeMap<NodeId, Kept>,
     /// Whether it told of the damage.
@@ -153,6 +158,34 @@ struct Node {
     keeps_old_members: bool,
     /// Replicas thrown away here so far.
     life: u64,
+}
+
+/// What is asked of a node all the time: the small part of its status.
+#[derive(Clone, Copy, Debug)]
+struct Stood {
+    role: Role,
+    epoch: Epoch,
+    serving: bool,
+    mode: Mode,
+    watermarks: Watermarks,
+    tip: Position,
+}
+
+impl Stood {
+    fn of(engine: &Engine) -> Stood {
+        let standing = engine.standing();
+        Stood {
+            role: match engine.primary_in() {
+                Some(_) => Role::Primary,
+                None => Role::Secondary,
+            },
+            epoch: standing.epoch,
+            serving: standing.serving,
+            mode: engine.settings().mode,
+            watermarks: engine.watermarks(),
+            tip: engine.tip(),
+        }
+    }
 }
 
 /// Figures of a run.
@@ -316,7 +349,8 @@ impl World {
             inbox: Vec::new(),
             awake: false,
             timer: None,
-            status: None,
+            status: OnceCell::new(),
+            stood: None,
             marks: None,
             kept: BTreeMap::new(),
             told_damage: false,
@@ -565,12 +599,13 @@ impl World {
         place.inbox.clear();
         place.timer = None;
         place.marks = None;
-        place.status = None;
+        place.stood = None;
+        place.status.take();
         place.kept.clear();
         let config = place.config.clone();
         let engine = match &place.disk.meta {
             None => Engine::create(now, config, place.birth),
-            Some(slot) => match Meta::decode(slot.clone()) {
+            Some(meta) => match Meta::decode(meta.encode()) {
                 Ok(meta) => Engine::open(now, config, meta),
                 Err(e) => {
                     return Err(self.violation(Some(node), format!("its meta cannot be read back: {e}")));
@@ -614,11 +649,8 @@ impl World {
 
     /// The nodes that serve guests.
     fn serving(&self) -> Vec<usize> {
-        let serves =
-            |node: &Node| node.engine.is_some() && node.status.as_ref().is_some_and(|status| status.serving);
-        (0..self.nodes.len())
-            .filter(|index| serves(&self.nodes[*index]))
-            .collect()
+        let serves = |node: &usize| self.stood(*node).is_some_and(|stood| stood.serving);
+        (0..self.nodes.len()).filter(serves).collect()
     }
 
     fn command(&mut self, node: usize, command: Command) -> CommandId {

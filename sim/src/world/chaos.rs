@@ -94,11 +94,7 @@ impl World {
                 self.half_open();
             }
             Trouble::BitFlip => {
-                if self.nodes[node]
-                    .status
-                    .as_ref()
-                    .is_some_and(|status| status.serving)
-                {
+                if self.status(node).is_some_and(|status| status.serving) {
                     self.flip_served_bit(node);
                 }
                 // What was forced may be the only copy of something.

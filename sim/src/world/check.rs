@@ -9,7 +9,7 @@ use mars::{
 };
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
-use super::{Happening, Kept, Violation, World, node_index};
+use super::{Happening, Kept, Stood, Violation, World, node_index};
 use crate::disk::Disk;
 use crate::guest::Asked;
 use crate::media::SECTOR;
@@ -30,8 +30,8 @@ impl World {
         let Some(engine) = &self.nodes[node].engine else {
             return Ok(());
         };
-        let status = engine.status(self.clock(node));
-        let marks = status.watermarks;
+        let stands = Stood::of(engine);
+        let marks = stands.watermarks;
         let chain = [
             marks.trimmed(),
             marks.written_back(),
@@ -57,30 +57,32 @@ impl World {
                 ));
             }
         }
-        if let Some(before) = &self.nodes[node].status
-            && status.epoch < before.epoch
+        if let Some(before) = self.stood(node)
+            && stands.epoch < before.epoch
         {
-            let what = format!("epoch goes back from {} to {}", before.epoch, status.epoch);
+            let what = format!("epoch goes back from {} to {}", before.epoch, stands.epoch);
             return Err(self.violation(Some(node), what));
         }
-        let follows = status.role == Role::Secondary && status.tip != self.history.end();
-        let alone = || !self.network.has_link(node, self.nodes[node].boot);
-        if follows && status.state == ReplicaState::Uptodate && alone() {
+        let (is_primary, serves) = (stands.role == Role::Primary, stands.serving);
+        let place = &mut self.nodes[node];
+        (place.marks, place.stood) = (Some(marks), Some(stands));
+        place.status.take();
+        let alone = !is_primary && !self.network.has_link(node, self.nodes[node].boot);
+        let is_uptodate =
+            |status: &Status| status.state == ReplicaState::Uptodate && status.tip != self.history.end();
+        if alone && self.status(node).is_some_and(is_uptodate) {
             let what = "calls itself up to date, but is not and hears of nobody";
             return Err(self.violation(Some(node), what));
         }
-        if status.serving && status.role != Role::Primary {
+        if serves && !is_primary {
             return Err(self.violation(Some(node), "serves guests without being primary"));
         }
-        let serves = status.serving;
-        self.nodes[node].marks = Some(marks);
-        self.nodes[node].status = Some(status);
         if serves {
             let serving = self.serving();
-            let terms: BTreeSet<u32> = serving
+            let terms = serving
                 .iter()
-                .filter_map(|node| Some(self.nodes[*node].status.as_ref()?.epoch.term))
-                .collect();
+                .filter_map(|node| Some(self.stood(*node)?.epoch.term));
+            let terms: BTreeSet<u32> = terms.collect();
             // Two that were forced may serve until they hear of each other; two in one term never.
             if serving.len() > 1 && (!self.history.forced || terms.len() < serving.len()) {
                 return Err(self.violation(Some(node), format!("{serving:?} serve at the same time")));
@@ -91,11 +93,7 @@ impl World {
 
     /// No log is given up that a peer which counts does not have durably.
     pub(super) fn check_trim(&mut self, node: usize, up_to: Lsn) -> Result<(), Violation> {
-        let serves = self.nodes[node]
-            .status
-            .as_ref()
-            .is_some_and(|status| status.serving);
-        if !serves {
+        if !self.stood(node).is_some_and(|stood| stood.serving) {
             return Ok(());
         }
         for (peer, kept) in self.nodes[node].kept.clone() {
@@ -140,7 +138,7 @@ impl World {
         let waits = |asked: &&Asked| {
             let node = asked.sent.filter(|(node, boot)| self.is_current(*node, *boot));
             // In synchronous mode a dead replica does hold guests up: that is what it is for.
-            let status = node.and_then(|(node, _)| self.nodes[node].status.as_ref());
+            let status = node.and_then(|(node, _)| self.status(node));
             let bound = status.is_some_and(|status| !matches!(status.settings.mode, Mode::Sync { .. }));
             bound && self.now.micros_since(asked.sent_at) > GUEST_MICROS_MAX
         };
@@ -156,12 +154,11 @@ impl World {
 
     pub(super) fn inspect_node(&mut self, node: usize) -> Result<(), Violation> {
         self.check_snapshots(node)?;
-        // What changed without a log is a version once that is durably said, not before.
-        if self.meta(node).is_some_and(|meta| meta.straight) {
+        let Some(meta) = self.meta(node).filter(|meta| is_version(meta)) else {
             return Ok(());
-        }
+        };
         // Recovery reads no log before `written_back`.
-        let from = self.meta(node).map_or(0, |meta| meta.written_back.lsn.0);
+        let from = meta.written_back.lsn.0;
         let mut disk = self.nodes[node].disk.copy_from(from);
         if self.rng.chance(70) {
             disk.kill(&mut self.rng);
@@ -174,13 +171,10 @@ impl World {
 
     /// A replica is disk, log and meta together: what recovery would make of them must be a version.
     fn check_version(&mut self, node: usize, mut disk: Disk) -> Result<(), Violation> {
-        let Some(slot) = disk.meta.clone() else {
+        let Some(meta) = disk.meta.clone() else {
             return Ok(());
         };
-        let meta = Meta::decode(slot)
-            .map_err(|e| self.violation(Some(node), format!("its meta is unreadable: {e}")))?;
-        // Contents that change without a log are held against what guests were told.
-        if meta.sync != SyncState::Whole || meta.straight || self.is_faked(node) {
+        if !is_version(&meta) || self.is_faked(node) {
             return Ok(());
         }
         // The damage is known; what is asked here is whether it was kept away from the disk.
@@ -241,8 +235,9 @@ impl World {
                 "is {sectors} sectors long on {have}, at {version} it was {want}"
             ));
         }
+        let stamp_at = self.history.version_at(end);
         for (sector, bytes) in contents.chunks(SECTOR).enumerate().take(sectors) {
-            let want = self.history.stamp_at(sector, end).unwrap_or(0);
+            let want = stamp_at(sector);
             if stamp::of(bytes) != Some(want) {
                 return Err(format!(
                     "sector {sector} is no version: at {version} it was {want:#x}, recovery from {from} makes {:#x?}",
@@ -258,23 +253,28 @@ impl World {
         let Some(meta) = self.meta(node) else {
             return Ok(());
         };
-        if let Some(granted) = &meta.granted {
-            let told = self.history.granted(node, granted.at.lsn, granted.epoch);
+        let (straight, written_back, epoch) = (meta.straight, meta.written_back, meta.epoch);
+        let sectors = meta.size.sectors().0 as usize;
+        let (primary, whole) = (meta.role == Role::Primary, meta.sync == SyncState::Whole);
+        if let Some((at, to)) = meta
+            .granted
+            .as_ref()
+            .map(|granted| (granted.at.lsn, granted.epoch))
+        {
+            let told = self.history.granted(node, at, to);
             told.map_err(|what| self.violation(Some(node), what))?;
         }
-        let primary = meta.role == Role::Primary;
         // A primary that is fenced while its log is being turned on goes on with that as a secondary.
-        if meta.straight && !primary {
+        if straight && !primary {
             return Ok(());
         }
-        if meta.straight {
-            let told = self.history.jumped(meta.written_back, meta.epoch);
+        if straight {
+            let told = self.history.jumped(written_back, epoch);
             told.map_err(|what| self.violation(Some(node), what))?;
-            let sectors = meta.size.sectors().0 as usize;
-            self.history.grown_straight(meta.written_back, sectors);
-            self.nodes[node].straight_from = Some(meta.written_back);
+            self.history.grown_straight(written_back, sectors);
+            self.nodes[node].straight_from = Some(written_back);
         } else if let Some(at) = self.nodes[node].straight_from.take()
-            && meta.sync == SyncState::Whole
+            && whole
         {
             self.settle_straight(node, at);
         }
@@ -444,7 +444,7 @@ impl World {
     }
 
     fn stand(&self, node: usize) -> String {
-        match &self.nodes[node].status {
+        match self.status(node) {
             None => format!("h{node} is down"),
             Some(s) => format!(
                 "h{node} {} {} ({}) epoch {} primary {:?} tip {} waiting {} disk {} short {:?} late {:?} \
@@ -472,10 +472,8 @@ impl World {
             && self.commands.is_empty()
             && self.serving().len() == 1
             && self.members.iter().all(|node| {
-                let node = &self.nodes[*node];
-                node.engine.is_some()
-                    && node.disk.waiting() == 0
-                    && node.status.as_ref().is_some_and(|status| {
+                self.nodes[*node].disk.waiting() == 0
+                    && self.status(*node).is_some_and(|status| {
                         let marks = status.watermarks;
                         status.state == ReplicaState::Uptodate
                             && marks.written_back() == marks.appended()
@@ -532,7 +530,7 @@ impl World {
                     .volume
                     .read(sector * SECTOR as u64, SECTOR)
                     .to_vec();
-                let want = self.history.stamp_at(sector as usize, end).unwrap_or(0);
+                let want = self.history.version_at(end)(sector as usize);
                 if stamp::of(&bytes) != Some(want) {
                     let have = stamp::of(&bytes);
                     let what = format!("at rest sector {sector} holds {have:#x?} instead of {want:#x}");
@@ -556,9 +554,16 @@ impl World {
         std::mem::take(&mut self.guest.write_micros_max)
     }
 
-    /// How a node stands, as it said last; `None` when it is down.
+    /// How a node stood after it last did something: within what it does now, it may have changed already.
+    pub(super) fn stood(&self, node: usize) -> Option<&Stood> {
+        self.nodes[node].stood.as_ref()
+    }
+
+    /// How a node stands; `None` when it is down.
     pub fn status(&self, node: usize) -> Option<&Status> {
-        self.nodes[node].status.as_ref()
+        let place = &self.nodes[node];
+        let engine = place.engine.as_ref()?;
+        Some(place.status.get_or_init(|| engine.status(self.clock(node))))
     }
 
     /// The node that serves guests now.
@@ -585,4 +590,9 @@ fn lay(record: &Record, contents: &mut Vec<u8>) {
         Some(data) => place.copy_from_slice(data),
         None => place.fill(0),
     }
+}
+
+/// Contents that change without a log, or that are being copied, are no version: they are held against what guests were told.
+fn is_version(meta: &Meta) -> bool {
+    meta.sync == SyncState::Whole && !meta.straight
 }

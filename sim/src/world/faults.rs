@@ -26,7 +26,8 @@ impl World {
     fn end_process(&mut self, node: usize) {
         let place = &mut self.nodes[node];
         place.engine = None;
-        place.status = None;
+        place.stood = None;
+        place.status.take();
         place.inbox.clear();
         place.disk.kill(&mut self.rng);
         self.watch_rots(node);
@@ -80,8 +81,8 @@ impl World {
     }
 
     /// What a node would find after a restart now; `None` when it never saved anything.
-    pub(super) fn meta(&self, node: usize) -> Option<Meta> {
-        Meta::decode(self.nodes[node].disk.meta.clone()?).ok()
+    pub(super) fn meta(&self, node: usize) -> Option<&Meta> {
+        self.nodes[node].disk.meta.as_deref()
     }
 
     /// A node comes back after so many microseconds.

@@ -69,7 +69,7 @@ impl World {
         self.count("operators: takeover refused");
         self.forced.denied.insert((node, epoch.term));
         let primary_in = |meta: &Meta| meta.role == Role::Primary && meta.epoch.term == epoch.term;
-        if self.meta(node).is_some_and(|meta| primary_in(&meta)) {
+        if self.meta(node).is_some_and(primary_in) {
             let what = format!("refuses a takeover that is durable: {error}");
             return Err(self.violation(Some(node), what));
         }
@@ -145,7 +145,7 @@ impl World {
 
     /// A guest that was left behind writes on, where there is still a primary for it.
     pub fn ghost(&mut self, node: usize, until: Tick) {
-        let status = self.nodes[node].status.as_ref();
+        let status = self.status(node);
         // Where the guest is, nobody else writes.
         if status.is_some_and(|s| s.serving && s.epoch.takeovers() != self.guest.takeovers) {
             let sectors = status.map_or(0, |status| status.size.sectors().0);
@@ -199,7 +199,7 @@ impl World {
         }
         self.count("ghosts: requests answered");
         // As it stood before this batch of events: within it, it may have answered first and stepped down then.
-        let role = self.nodes[node].status.as_ref().map(|status| status.role);
+        let role = self.stood(node).map(|stood| stood.role);
         if role == Some(Role::Secondary) {
             let what = "answers a write although it is primary no more";
             return Some(Err(self.violation(Some(node), what)));
@@ -214,7 +214,7 @@ impl World {
 
     /// Sees whether the guest may talk to a node: it moves with newer takeovers and never back.
     pub(super) fn guest_fits(&mut self, node: usize) -> bool {
-        let Some(status) = &self.nodes[node].status else {
+        let Some(status) = self.status(node) else {
             return true;
         };
         let number = status.epoch.takeovers();
@@ -245,7 +245,7 @@ impl World {
     fn base_of(&self, number: u32, node: usize) -> Option<Position> {
         let told = self.forced.bases.get(&number).copied();
         told.or_else(|| {
-            let lineage = self.meta(node)?.lineage;
+            let lineage = &self.meta(node)?.lineage;
             let first = lineage.iter().find(|stretch| stretch.epoch.takeovers() == number);
             first.map(|stretch| stretch.from)
         })
@@ -268,7 +268,7 @@ impl World {
         // What a primary holds that has no log is on no history yet, but on its disk; also while its log is being turned on.
         let straight = |node: &usize| {
             let place = &self.nodes[*node];
-            place.status.as_ref().is_some_and(|s| {
+            self.status(*node).is_some_and(|s| {
                 let logless = s.straight || place.straight_from.is_some();
                 logless && s.role == Role::Primary && s.epoch.takeovers() == number
             })
@@ -291,9 +291,11 @@ impl World {
             return;
         }
         let history = &self.history;
+        assert!(history.holds(base), "takeovers go on from a history");
+        let stamp_at = history.version_at(base);
+        // What was not there yet read as zeroes when it came.
         self.guest.moved(number, sectors, |sector| {
-            // What was not there yet read as zeroes when it came.
-            let mut stamps = vec![history.stamp_at(sector, base).unwrap_or(0)];
+            let mut stamps = vec![stamp_at(sector)];
             stamps.extend(history.stamps_behind(sector, base.lsn, number));
             stamps
         });
@@ -310,7 +312,7 @@ impl World {
 
     /// Whether no takeover can be newer than a node's.
     pub(super) fn is_newest(&self, node: usize) -> bool {
-        let status = self.nodes[node].status.as_ref();
+        let status = self.status(node);
         status.is_some_and(|s| s.epoch.takeovers() == self.forced.catalog.takeovers())
     }
 
@@ -357,20 +359,19 @@ impl World {
             whole
                 && !self.is_rotten(*node)
                 && !self.is_faked(*node)
-                && self.nodes[*node]
-                    .status
-                    .as_ref()
+                && self
+                    .status(*node)
                     .is_some_and(|s| s.state != ReplicaState::DefectiveLog)
         };
         let members = self.members.iter().copied().filter(fits);
-        members.max_by_key(|node| self.nodes[*node].status.as_ref().map(|s| (s.epoch, s.tip.lsn)))
+        members.max_by_key(|node| self.stood(*node).map(|s| (s.epoch, s.tip.lsn)))
     }
 
     /// Members that say that their history has parted from their primary's, with that primary.
     fn parted(&self) -> Vec<(usize, usize)> {
         let mut parted = Vec::new();
         for node in self.members.iter().copied() {
-            let Some(status) = &self.nodes[node].status else {
+            let Some(status) = self.status(node) else {
                 continue;
             };
             if status.role == Role::Secondary && status.state == ReplicaState::SplitBrain {
@@ -406,7 +407,7 @@ impl World {
             return Ok(());
         };
         self.forced.reported.insert((node, peer));
-        let tips = [node, peer].map(|node| self.nodes[node].status.as_ref().map(|s| s.tip));
+        let tips = [node, peer].map(|node| self.stood(node).map(|stood| stood.tip));
         let [Some(ours), Some(theirs)] = tips else {
             return Ok(());
         };
@@ -431,7 +432,7 @@ impl World {
 
     /// A replica gives up the end of its history: nothing in it may be what somebody misses.
     pub(super) fn check_dropped(&mut self, node: usize, to: model::Lsn) -> Result<(), Violation> {
-        let Some(tip) = self.nodes[node].status.as_ref().map(|status| status.tip) else {
+        let Some(tip) = self.stood(node).map(|stood| stood.tip) else {
             return Ok(());
         };
         if let Some(at) = self.history.precious(tip, to) {

@@ -59,12 +59,8 @@ impl World {
                 .filter(|(_, at)| self.now.micros_since(**at) < CHANGE_MICROS)
                 .map(|(verb, _)| *verb),
         );
-        let syncing = |node: &super::Node| {
-            node.status
-                .as_ref()
-                .is_some_and(|s| s.synced.0 < s.size.sectors().0 && node.engine.is_some())
-        };
-        if self.nodes.iter().any(syncing) {
+        let is_syncing = |s: &mars::Status| s.synced.0 < s.size.sectors().0;
+        if (0..self.nodes.len()).any(|node| self.status(node).is_some_and(is_syncing)) {
             verbs.push("full sync");
         }
         verbs.push(if self.guest.asked.is_empty() {

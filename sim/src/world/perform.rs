@@ -367,10 +367,7 @@ impl World {
                 self.guest.now = self.now;
                 let told = self.guest.answer(tag, &reply);
                 let changed = told.map_err(|what| self.violation(Some(node), what))?;
-                let epoch = self.nodes[node]
-                    .status
-                    .as_ref()
-                    .map_or(self.acked_epoch, |status| status.epoch);
+                let epoch = self.stood(node).map_or(self.acked_epoch, |stood| stood.epoch);
                 if changed && epoch < self.acked_epoch {
                     let what = format!(
                         "answers a write in epoch {epoch} after one was answered in {}",
@@ -433,7 +430,9 @@ impl World {
             Ok(Answer::TookOver { .. }) => self.count("operators: takeover done"),
             Ok(Answer::Checksum { digest, from, to }) => {
                 self.count("operators: checksum done");
-                let straight = self.status(node).is_some_and(|status| status.straight);
+                // Between a road and the other, no version has this place.
+                let straight = self.status(node).is_some_and(|status| status.straight)
+                    || self.meta(node).is_some_and(|meta| meta.straight);
                 if from == to && !straight && !self.is_rotten(node) && !self.is_faked(node) {
                     self.count("checks: digests compared");
                     if !self.history.had_digest(from, digest) {
@@ -493,6 +492,7 @@ impl World {
             Notice::CutBack { to, .. } => {
                 self.count("engine: replicas cut back");
                 self.check_dropped(node, *to)?;
+                self.nodes[node].marks = None;
             }
             Notice::PeerDropped { peer, .. } => {
                 let peer = peer.clone();

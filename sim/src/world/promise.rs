@@ -39,8 +39,8 @@ impl World {
             .commands
             .values()
             .any(|c| matches!(c.command, Command::SetMode { .. }));
-        let status = self.nodes[node].status.as_ref()?;
-        (!changing && status.serving).then_some(status.settings.mode)
+        let stood = self.stood(node)?;
+        (!changing && stood.serving).then_some(stood.mode)
     }
 
     /// A request reaches a primary.
@@ -49,7 +49,7 @@ impl World {
             GuestRequest::Flush => {
                 // What did not fit into a full log was taken back: the primary's own end is before it.
                 let own = self.nodes[node].engine.as_ref();
-                let own = own.map(|engine| engine.status(self.clock(node)).tip);
+                let own = own.map(mars::Engine::tip);
                 let made = self.history.end_of_writer(node);
                 What::Before(own.filter(|own| own.lsn < made.lsn).unwrap_or(made))
             }
@@ -111,11 +111,16 @@ impl World {
         if thrown_away || place.disk.log.is_damaged() || self.is_faked(node) {
             return true;
         }
-        let whole = self.meta(node).is_some_and(|meta| meta.sync == SyncState::Whole);
+        let meta = self.meta(node).filter(|meta| meta.sync == SyncState::Whole);
+        let Some(meta) = meta else { return false };
         let Some(begin) = self.history.begin_of_batch(end) else {
-            return whole;
+            return true;
         };
-        if !whole || place.disk.log.durable_end() < end.lsn.0 {
+        // A copy ends behind what the log holds.
+        if meta.written_back.lsn >= end.lsn {
+            return self.history.holds(meta.written_back);
+        }
+        if place.disk.log.durable_end() < end.lsn.0 {
             return false;
         }
         // What was given up had been brought to the disk before.

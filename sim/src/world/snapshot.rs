@@ -113,7 +113,9 @@ impl World {
 
     /// Whatever a node durably says it keeps is there, and is the version that its position names.
     pub(super) fn check_snapshots(&mut self, node: usize) -> Result<(), Violation> {
-        let snapshots = self.meta(node).map(|meta| meta.snapshots).unwrap_or_default();
+        let snapshots = self
+            .meta(node)
+            .map_or_else(Vec::new, |meta| meta.snapshots.clone());
         for kept in snapshots.iter().filter(|s| s.state == SnapshotState::Kept) {
             let (name, at) = (&kept.name, kept.at);
             let taken = &self.nodes[node].disk.snapshots;
@@ -125,10 +127,11 @@ impl World {
                 continue;
             }
             let sectors = self.history.size_at(at);
+            let stamp_at = self.history.version_at(at);
             let wrong = (0..sectors).find(|sector| {
                 let place = sector * SECTOR..(sector + 1) * SECTOR;
                 let have = taken.contents.get(place).and_then(stamp::of);
-                have != Some(self.history.stamp_at(*sector, at).unwrap_or(0))
+                have != Some(stamp_at(*sector))
             });
             if wrong.is_some() || taken.contents.len() != sectors * SECTOR || !self.history.holds(at) {
                 let (length, want) = (taken.contents.len() / SECTOR, sectors);
@@ -155,7 +158,7 @@ impl World {
                 let is = |s: &mars::Snapshot| (&s.name, s.at) == (&told.name, told.at);
                 meta.snapshots.iter().any(is)
             };
-            self.members.contains(&told.node) && meta.is_some_and(|meta| !known(&meta))
+            self.members.contains(&told.node) && meta.is_some_and(|meta| !known(meta))
         });
         match lost.cloned().filter(|_| !self.history.forced) {
             Some(told) => {

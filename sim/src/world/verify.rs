@@ -55,14 +55,14 @@ impl World {
     /// such place. A primary's guest would read it, and nobody could tell.
     pub fn rot(&mut self, node: usize) -> bool {
         let whole = |meta: &mars::Meta| meta.role == Role::Secondary && meta.sync == SyncState::Whole;
-        let busy = self.nodes[node].status.as_ref().is_some_and(|status| {
+        let busy = self.status(node).is_some_and(|status| {
             let marks = status.watermarks;
             status.role != Role::Secondary
                 || status.shadow_bytes > 0
                 || marks.written_back() < marks.touched()
                 || status.synced.0 < status.size.sectors().0
         });
-        if busy || !self.meta(node).is_some_and(|meta| whole(&meta)) || !self.nothing_is_handed_over() {
+        if busy || !self.meta(node).is_some_and(whole) || !self.nothing_is_handed_over() {
             return false;
         }
         let sectors = self.meta(node).map_or(1, |meta| meta.size.sectors().0);
@@ -123,8 +123,8 @@ impl World {
     /// Whether the log is going to overwrite a sector anyway.
     fn is_overwritten_soon(&self, node: usize, sector: u64) -> bool {
         let place = &self.nodes[node];
-        let from = match (&place.status, self.meta(node)) {
-            (Some(status), _) => status.watermarks.written_back(),
+        let from = match (self.stood(node), self.meta(node)) {
+            (Some(stood), _) => stood.watermarks.written_back(),
             (None, Some(meta)) => meta.written_back.lsn,
             (None, None) => return false,
         };

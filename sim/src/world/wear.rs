@@ -77,10 +77,7 @@ impl World {
             Lane::Volume => "faults: disk refuses, volume",
             Lane::Meta => "faults: disk refuses, meta",
         });
-        let serves = self.nodes[node]
-            .status
-            .as_ref()
-            .is_some_and(|s| s.role == Role::Primary);
+        let serves = self.stood(node).is_some_and(|stood| stood.role == Role::Primary);
         let was_primary = self.meta(node).is_some_and(|meta| meta.role == Role::Primary);
         if serves || was_primary {
             // A refused flush takes with it what was not durable, and the guest is told of an error.
@@ -116,10 +113,7 @@ impl World {
 
     /// A bit turns in the log of a primary that serves, where its own disk needs it no more. False when there is no such place.
     pub fn flip_served_bit(&mut self, node: usize) -> bool {
-        let serves = self.nodes[node]
-            .status
-            .as_ref()
-            .is_some_and(|status| status.serving);
+        let serves = self.status(node).is_some_and(|status| status.serving);
         let Some(meta) = self.meta(node) else { return false };
         let (from, to) = (self.nodes[node].disk.log.origin(), meta.written_back.lsn.0);
         if !serves || meta.straight || from >= to || self.nodes[node].disk.log.is_damaged() {
@@ -141,7 +135,7 @@ impl World {
 
     /// The batch at this position of a secondary's log is another one, of behind it. False when there is none.
     pub fn misdirect_log_write(&mut self, node: usize, at: Lsn) -> bool {
-        let end = self.nodes[node].status.as_ref().map_or(at, |s| s.tip.lsn);
+        let end = self.stood(node).map_or(at, |stood| stood.tip.lsn);
         match self.heads(node, at, end)[..] {
             [first, other, ..] if first == at.0 => self.spoil_log(node, at.0, Some(other)),
             _ => false,
