@@ -564,7 +564,7 @@ impl Engine {
             (Io::Prove { at, bytes_max }, Event::LogRead { bytes, .. }) => {
                 self.proof_read(at, bytes, bytes_max);
             }
-            (Io::CutDone, Event::LogReset { .. }) => self.restart_from_meta(),
+            (Io::CutDone, Event::LogReset { .. }) => self.cut_done(),
             (Io::FreshDone, Event::LogReset { .. }) => self.fresh_reset(),
             (Io::PartialReset, Event::LogReset { .. }) => self.fresh_ready(),
             (Io::BaseCheck { base }, Event::LogRead { bytes, .. }) => self.base_checked(base, &bytes),
@@ -717,6 +717,13 @@ impl Engine {
             generation: meta.generation,
             meta: Box::new(meta),
         });
+    }
+
+    /// The log begins anew: what saves under way say of the one before it holds no more.
+    pub(crate) fn forget_trims(&mut self) {
+        for saving in &mut self.saving {
+            saving.trimmed = Lsn(0);
+        }
     }
 
     pub(crate) fn is_saving(&self) -> bool {

@@ -69,10 +69,21 @@ pub(crate) enum State {
         peer: NodeId,
         buffer: BytesMut,
     },
-    /// Told to drop the end of the log: waits until nothing is under way, then does it.
-    Cutting { to: Position, started: bool },
+    /// Told to drop the end of the log.
+    Cutting { to: Position, step: CutStep },
     /// Drops a history that is no version: waits until nothing is under way, then makes that durable.
     Emptying { started: bool },
+}
+
+/// How far a replica is that drops the end of its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum CutStep {
+    /// Waits until nothing is under way.
+    Wanted,
+    /// Makes durable that the end does not count, then drops it.
+    Begun,
+    /// It is gone: waits once more, for what was asked for meanwhile, then begins anew with what is left.
+    Dropped,
 }
 
 /// What a source said when it opened a stream.
@@ -296,10 +307,11 @@ impl Engine {
                 self.meta.sync = SyncState::Fresh;
                 self.save(Then::Emptied);
             }
-            State::Cutting { to, started: false } if self.is_quiet() => {
-                let to = *to;
-                self.begin_cut(to);
-            }
+            State::Cutting { to, step } if self.is_quiet() => match (*to, *step) {
+                (to, CutStep::Wanted) => self.begin_cut(to),
+                (_, CutStep::Begun) => {}
+                (to, CutStep::Dropped) => self.end_cut(to),
+            },
             _ => {}
         }
     }
@@ -683,7 +695,8 @@ impl Engine {
                 self.links.remove(&link);
                 self.effects.push_back(Effect::Close { link });
                 self.follow.forget_source(self.now);
-                self.follow.state = State::Cutting { to, started: false };
+                let step = CutStep::Wanted;
+                self.follow.state = State::Cutting { to, step };
             }
             Ok(header) if header.lsn == to.lsn => self.close_follow(link),
             // Damage says nothing about where histories part, and a batch of another place is damage.
@@ -693,14 +706,8 @@ impl Engine {
     }
 
     fn begin_cut(&mut self, to: Position) {
-        let dropped_bytes = self.log.sealed.lsn.since(to.lsn);
-        if dropped_bytes > 0 {
-            self.notice(Notice::CutBack {
-                to: to.lsn,
-                dropped_bytes,
-            });
-        }
-        self.follow.state = State::Cutting { to, started: true };
+        let step = CutStep::Begun;
+        self.follow.state = State::Cutting { to, step };
         self.meta.lineage.retain(|stretch| stretch.from.lsn < to.lsn);
         // Behind it there is at most what changes nothing: the disk is the same version without it.
         if self.meta.written_back.lsn > to.lsn {
@@ -742,6 +749,23 @@ impl Engine {
             at: to.lsn,
             keep: true,
         });
+    }
+
+    pub(crate) fn cut_done(&mut self) {
+        if let State::Cutting { step, .. } = &mut self.follow.state {
+            *step = CutStep::Dropped;
+        }
+    }
+
+    fn end_cut(&mut self, to: Position) {
+        let dropped_bytes = self.log.sealed.lsn.since(to.lsn);
+        if dropped_bytes > 0 {
+            self.notice(Notice::CutBack {
+                to: to.lsn,
+                dropped_bytes,
+            });
+        }
+        self.restart_from_meta();
     }
 
     fn begin_renewal(&mut self) {
@@ -803,6 +827,7 @@ impl Engine {
         {
             self.meta.sync = SyncState::Whole;
         }
+        self.forget_trims();
         self.marks = Watermarks::at(from.lsn);
         self.log = Log::ending_at(from, from_epoch);
         self.replay = Replay::from(from);

@@ -16,7 +16,7 @@ use model::{Lsn, Mode, Role, Tick};
 
 use crate::engine::{Engine, Io, Phase};
 use crate::event::{Answer, CommandError, CommandId, Effect, GuestRequest, Notice, RequestTag};
-use crate::follow::State;
+use crate::follow::{CutStep, State};
 use crate::pressure::{self, LOG_BYTES_MIN, Level, Reason, Room};
 use crate::replay::Replay;
 use crate::shadow::Shadow;
@@ -221,7 +221,8 @@ impl Engine {
         self.drop_source();
         self.follow.forget_source(self.now);
         let to = self.log.sealed;
-        self.follow.state = State::Cutting { to, started: false };
+        let step = CutStep::Wanted;
+        self.follow.state = State::Cutting { to, step };
     }
 
     pub(crate) fn pump_retract(&mut self) {

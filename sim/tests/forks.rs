@@ -3,8 +3,8 @@
 mod common;
 
 use common::{SECOND, all_become};
-use mars::{Notice, SplitBrain, Switch};
-use model::{ReplicaState, Role, Tick};
+use mars::{Notice, SplitBrain, Status, Switch};
+use model::{Lsn, ReplicaState, Role, Tick};
 use sim::{Profile, Violation, World};
 
 fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<(), Violation>) {
@@ -150,6 +150,12 @@ fn a_primary_that_wrote_nothing_beside_its_successor_just_follows_it() {
             "it was not fenced"
         );
         let cuts = |w: &World| count(w, |n| matches!(n, Notice::CutBack { .. }));
+        // What it is told while the end of its log goes is done, too.
+        for sources in [&[][..], &[1]].iter().cycle().take(200) {
+            world.set_sources(0, sources);
+            world.run_for(SECOND / 20_000)?;
+        }
+        world.set_sources(0, &[]);
         assert!(
             world.run_until(10 * SECOND, |w| cuts(w) == 1)?,
             "it keeps what nobody needs"
@@ -264,4 +270,32 @@ fn a_takeover_whose_disk_refuses_is_not_called_failed_when_it_may_be_durable() {
             world.settle()
         });
     }
+}
+
+#[test]
+fn what_is_asked_of_a_replica_that_begins_anew_further_back_is_done() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        cut_off(world, 0, &[1]);
+        world.run_for(SECOND / 2)?;
+        let third = world.join();
+        let copies = |w: &World| {
+            let begun = |s: &Status| s.state == ReplicaState::Inconsistent && s.watermarks.trimmed() > Lsn(0);
+            w.status(third).is_some_and(begun)
+        };
+        assert!(world.run_until(10 * SECOND, copies)?, "it does not join");
+        world.kill(0);
+        world.take_over(1).expect("it is up");
+        let is_whole = |w: &World| w.status(third).is_some_and(|s| s.state == ReplicaState::Uptodate);
+        for sources in [&[][..], &[1]].iter().cycle().take(5000) {
+            world.set_sources(third, sources);
+            if world.run_until(SECOND / 300, is_whole)? {
+                break;
+            }
+        }
+        world.set_sources(third, &[]);
+        replicated(world, &[1, third])?;
+        world.start_after(0, 1);
+        world.settle()
+    });
 }
