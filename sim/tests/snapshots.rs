@@ -212,3 +212,23 @@ fn a_lone_volume_without_a_log_is_kept_between_two_writes() {
         world.settle()
     });
 }
+
+#[test]
+fn a_disk_that_takes_long_neither_stops_guests_for_ever_nor_the_log() {
+    let tight = Profile::calm(2).with_log_bytes_max(128 << 10);
+    lives(&tight, |world| {
+        replicated(world, &[0, 1])?;
+        // A copy of seconds, a log that is full meanwhile, and no room for more of it.
+        world.slow_disk(0, 30);
+        world.fill_log(0, 256 << 10);
+        world.snapshot(0, NAME);
+        world.run_for(10 * SECOND)?;
+        world.slow_disk(0, 1);
+        world.make_room(0);
+        // Where the log was given up before the record came into it, it was refused.
+        replicated(world, &[0, 1])?;
+        world.snapshot(0, NAME);
+        kept_by(world, &[0])?;
+        world.settle()
+    });
+}

@@ -48,8 +48,16 @@ impl Snapshots {
         self.dir.join(format!("{name}.{}-{short}", at.lsn.0))
     }
 
-    /// Keeps what `disk` holds now, which nobody changes meanwhile. Durable when it returns; nothing is left after an error.
-    pub fn take(&self, disk: &File, name: &SnapshotName, at: Position, size: VolumeSize) -> io::Result<()> {
+    /// Keeps what `disk` holds now, which nobody changes meanwhile. Durable when it returns; nothing is left after an error, and a long copy
+    /// ends with one soon after `stops` says so.
+    pub fn take(
+        &self,
+        disk: &File,
+        name: &SnapshotName,
+        at: Position,
+        size: VolumeSize,
+        stops: &dyn Fn() -> bool,
+    ) -> io::Result<()> {
         if !disk.metadata()?.is_file() {
             let text = "the disk is a block device, which has no place for snapshots";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
@@ -59,7 +67,7 @@ impl Snapshots {
             _ => {}
         }
         let unfinished = self.dir.join(UNFINISHED);
-        let made = self.make(&unfinished, disk, size).and_then(|()| {
+        let made = self.make(&unfinished, disk, size, stops).and_then(|()| {
             std::fs::rename(&unfinished, self.path(name, at))?;
             sync_directory(&self.dir)?;
             self.dir.parent().map_or(Ok(()), sync_directory)
@@ -71,7 +79,7 @@ impl Snapshots {
         made
     }
 
-    fn make(&self, path: &Path, disk: &File, size: VolumeSize) -> io::Result<()> {
+    fn make(&self, path: &Path, disk: &File, size: VolumeSize, stops: &dyn Fn() -> bool) -> io::Result<()> {
         let mut options = File::options();
         let file = options
             .read(true)
@@ -85,7 +93,7 @@ impl Snapshots {
                 Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::NOTTY | Errno::NOSYS | Errno::PERM,
             ) => {
                 self.check_room(disk)?;
-                copy(disk, &file, size.bytes())?;
+                copy(disk, &file, size.bytes(), stops)?;
             }
             Err(errno) => return Err(errno.into()),
         }
@@ -124,8 +132,8 @@ impl Snapshots {
     }
 }
 
-/// Copies what is no hole.
-fn copy(from: &File, to: &File, length: u64) -> io::Result<()> {
+/// Copies what is no hole, as long as nobody stops it.
+fn copy(from: &File, to: &File, length: u64, stops: &dyn Fn() -> bool) -> io::Result<()> {
     to.set_len(length)?;
     let mut buffer = vec![0; CHUNK_BYTES];
     let mut at = 0;
@@ -145,6 +153,12 @@ fn copy(from: &File, to: &File, length: u64) -> io::Result<()> {
         at = data;
         let end = hole.min(length);
         while at < end {
+            if stops() {
+                return Err(io::Error::new(
+                    io::ErrorKind::Interrupted,
+                    "the replica is being stopped",
+                ));
+            }
             let count = (end - at).min(CHUNK_BYTES as u64) as usize;
             let part = &mut buffer[..count];
             from.read_exact_at(part, at)?;
@@ -197,9 +211,14 @@ mod tests {
         // What an earlier attempt has left is replaced.
         std::fs::create_dir(home.path().join("disk.snapshots")).unwrap();
         std::fs::write(home.path().join("disk.snapshots").join(UNFINISHED), [1; 9000]).unwrap();
-        snapshots.take(&disk, &name("a"), at(512, 1), size).unwrap();
+        let go_on = || false;
+        snapshots
+            .take(&disk, &name("a"), at(512, 1), size, &go_on)
+            .unwrap();
         disk.write_all_at(&[8; 4096], 40 * MIB).unwrap();
-        snapshots.take(&disk, &name("b"), at(1024, 2), size).unwrap();
+        snapshots
+            .take(&disk, &name("b"), at(1024, 2), size, &go_on)
+            .unwrap();
         let read = |name: &str, place| {
             let file = File::open(snapshots.path(&super::tests::name(name), place)).unwrap();
             let mut found = vec![0; 8192];

@@ -246,7 +246,9 @@ impl Shared {
                     operation: format!("take snapshot {name} of {}", disk()),
                     reason: e.to_string(),
                 };
-                let taken = self.snapshots.take(self.volume.file(), &name, at, size);
+                // Whoever stops the replica does not wait for a copy; it is made again after the next start.
+                let stops = || self.lock().stopping;
+                let taken = self.snapshots.take(self.volume.file(), &name, at, size, &stops);
                 let result = taken.map_err(refused);
                 return Some(Event::SnapshotTaken { id, result });
             }

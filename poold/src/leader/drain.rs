@@ -12,6 +12,7 @@ use migrate::place::{Request, choose};
 
 use super::Leader;
 use super::jobs::DRAIN_PHASE;
+use super::snapshots::keep_the_last;
 use super::volumes::{desired, in_sync, no_room};
 use crate::catalog::records::{JobRecord, LifeRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
@@ -178,6 +179,8 @@ impl Leader {
                 return Err(ApiError::refused(refusals.join(", ")));
             }
         }
+        let members: Vec<&str> = volume.members.iter().map(|place| place.node.as_str()).collect();
+        keep_the_last(volume, node, &members, snapshot)?;
         self.elsewhere(tx, volume, snapshot).map(Move::Migrate)
     }
 

@@ -13,6 +13,7 @@ use model::NodeId;
 
 use super::Leader;
 use super::jobs::{ORDER_PHASE, refusal};
+use super::snapshots::keep_the_last;
 use super::volumes::{desired, no_room};
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
@@ -345,6 +346,8 @@ impl Leader {
             let node = first_to_go(&wanted.members, &volume, snapshot)
                 .ok_or_else(|| ApiError::failed("no replica can go").object(object.clone()))?;
             self.keeps_a_whole_replica(&volume, node.as_str(), snapshot)?;
+            let staying: Vec<&str> = wanted.members.iter().map(|place| place.node.as_str()).collect();
+            keep_the_last(&volume, node.as_str(), &staying, snapshot)?;
             steps.push(format!("the replica on node {node} and its disk are removed"));
             wanted = wanted
                 .leave(&node)
@@ -544,6 +547,8 @@ impl Leader {
                     "bring it back first, or make a replica primary".to_owned(),
                 ));
             };
+            let members: Vec<&str> = volume.members.iter().map(|place| place.node.as_str()).collect();
+            keep_the_last(&volume, node.as_str(), &members, &snapshot)?;
             let steps = vec![
                 format!("the replica on node {node} throws its contents and its log away"),
                 format!("a full sync from node {primary} fills it again; only what differs is copied"),

@@ -171,6 +171,40 @@ impl Leader {
     }
 }
 
+/// Refuses to lose a snapshot with the only replica that keeps it, as far as is known.
+pub fn keep_the_last(
+    volume: &VolumeRecord,
+    node: &str,
+    staying: &[&str],
+    snapshot: &Snapshot,
+) -> Result<(), ApiError> {
+    let keeps = |node: &str, name: &str, at: Option<&SnapshotAt>| {
+        let known = snapshot.last_known(node, &volume.id);
+        let replica = known.and_then(|known| known.replica.as_ref());
+        replica.is_some_and(|replica| has(replica, name, at).0 == SnapshotState::Kept)
+    };
+    let alone = volume.snapshots.iter().filter(|(name, record)| {
+        let at = record.at.as_ref();
+        let others = staying.iter().filter(|other| **other != node);
+        keeps(node, name, at) && !others.into_iter().any(|other| keeps(other, name, at))
+    });
+    let alone: Vec<&str> = alone.map(|(name, _)| name.as_str()).collect();
+    if alone.is_empty() {
+        return Ok(());
+    }
+    let name = &volume.name;
+    let message = format!(
+        "node {node} alone keeps snapshots of volume `{name}`, which go with its replica: {}",
+        alone.join(", ")
+    );
+    Err(ApiError::refused(message)
+        .hint(format!(
+            "copy their files if they are needed (`poolctl volume snapshot list {name} --json`), then delete them: \
+             `poolctl volume snapshot delete {name} SNAP`"
+        ))
+        .object(format!("volume {name}")))
+}
+
 /// There is none of that name.
 pub fn no_such(volume: &str, name: &str) -> ApiError {
     ApiError::not_found(format!("volume `{volume}` has no snapshot `{name}`"))

@@ -14,6 +14,7 @@ use super::Leader;
 use super::errands::kept;
 use super::jobs::refusal;
 use super::settings::settings;
+use super::snapshots::keep_the_last;
 use super::view::View;
 use crate::catalog::Tx;
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
@@ -190,6 +191,8 @@ impl Leader {
                 return Err(refusal(&migrate::Unsafe::LeavePrimary(node), name));
             }
             self.keeps_a_whole_replica(&volume, &request.node, &snapshot)?;
+            let members: Vec<&str> = volume.members.iter().map(|place| place.node.as_str()).collect();
+            keep_the_last(&volume, &request.node, &members, &snapshot)?;
             let mut steps = vec![format!("the replica on node {node} and its disk are removed")];
             if volume.doors.iter().any(|door| door.node == request.node) {
                 steps.push("the door there goes on as a remote door".to_owned());
@@ -226,6 +229,8 @@ impl Leader {
                 .hint(format!("`poolctl volume show {name}` lists its replicas")));
         }
         let to = self.place_one(tx, &volume, &request.to, snapshot)?;
+        let members: Vec<&str> = volume.members.iter().map(|place| place.node.as_str()).collect();
+        keep_the_last(&volume, &from, &members, snapshot)?;
         let moves_primary = from == primary;
         let mut steps = vec![
             format!(

@@ -2,7 +2,7 @@
 
 use api::ErrorKind::{NotFound, PartlyDone, Refused, Usage};
 use api::pool::{
-    Change, CreateSnapshot, DeleteSnapshot, DeleteVolume, JobKind, MakePrimary, RestoreSnapshot,
+    Change, CreateSnapshot, DeleteSnapshot, DeleteVolume, JobKind, MakePrimary, Migrate, RestoreSnapshot,
     SnapshotState,
 };
 
@@ -102,7 +102,7 @@ async fn a_version_is_kept_and_comes_back_through_the_death_of_the_daemon() {
 async fn what_cannot_be_is_refused_and_what_is_lacking_is_told() {
     let world = Arc::new(World::default());
     world.sync_all();
-    let hosts = pool("ab", &world).await;
+    let hosts = pool("abc", &world).await;
     let client = hosts[0].client.clone();
     create(&client, "web", 2).await;
     let bad = client
@@ -132,6 +132,17 @@ async fn what_cannot_be_is_refused_and_what_is_lacking_is_told() {
         node: "b".to_owned(),
         ..MakePrimary::default()
     };
+    // Nor may a be the one that leaves: it alone keeps it.
+    let away = Migrate {
+        volume: "web".to_owned(),
+        to: "c".to_owned(),
+        ..Migrate::default()
+    };
+    let refused = client.migrate(&away).await.unwrap_err();
+    assert!(
+        refused.kind == Refused && refused.message.contains("alone keeps"),
+        "{refused:?}"
+    );
     // b has none: it must not be primary to bring it back.
     let moved = client.volume_primary("web", &to_b).await.unwrap();
     finish(&client, &moved.job.unwrap(), JobState::Done).await;
