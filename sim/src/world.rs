@@ -138,6 +138,8 @@ struct Node {
     /// How far it was then, unless it may go back.
     marks: Option<Watermarks>,
     kept: BTreeMap<NodeId, Kept>,
+    /// Who is or was at the other end of its links, since it started.
+    linked: BTreeMap<LinkId, NodeId>,
     /// Whether it told of the damage.
     told_damage: bool,
     /// Whether it was told to take over: it may then have replayed what its primary could lose.
@@ -353,6 +355,7 @@ impl World {
             stood: None,
             marks: None,
             kept: BTreeMap::new(),
+            linked: BTreeMap::new(),
             told_damage: false,
             forced: false,
             starting: self.members.contains(&index),
@@ -602,6 +605,7 @@ impl World {
         place.stood = None;
         place.status.take();
         place.kept.clear();
+        place.linked.clear();
         let config = place.config.clone();
         let engine = match &place.disk.meta {
             None => Engine::create(now, config, place.birth),

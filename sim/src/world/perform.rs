@@ -204,6 +204,13 @@ impl World {
 
     fn send(&mut self, node: usize, link: LinkId, message: &Message) {
         let boot = self.nodes[node].boot;
+        // Also on a link that is gone already: what is said is what the engine has decided.
+        if let Message::Opened { fresh, .. } = message
+            && let Some(peer) = self.nodes[node].linked.get(&link).cloned()
+        {
+            let kept = if *fresh { Kept::Fresh } else { Kept::Counts };
+            self.nodes[node].kept.insert(peer, kept);
+        }
         let Some(end) = self.network.end_of(link, node, boot) else {
             return;
         };
@@ -217,14 +224,6 @@ impl World {
         }
         if matches!(message, Message::Report { connected: true, .. }) {
             self.count("links: reports of followers");
-        }
-        if let Message::Opened { fresh, .. } = message {
-            let peer = self.network.links.get(&link).map(|link| link.ends[1 - end].node);
-            if let Some(peer) = peer {
-                let peer = self.nodes[peer].id.clone();
-                let kept = if *fresh { Kept::Fresh } else { Kept::Counts };
-                self.nodes[node].kept.insert(peer, kept);
-            }
         }
         self.schedule_at(
             arrives,
@@ -260,6 +259,9 @@ impl World {
             Event::Guest { tag, request } => self.promise(node, *tag, request),
             // A log that was cut or begun anew has marks of its own.
             Event::LogReset { .. } => self.nodes[node].marks = None,
+            Event::LinkUp { link, peer, .. } => {
+                self.nodes[node].linked.insert(*link, peer.clone());
+            }
             Event::Message {
                 link,
                 message: Message::Ack { whole: true, .. },
