@@ -769,6 +769,7 @@ impl Engine {
             self.save(Then::Nothing);
         }
     }
+
     /// Gives up at once what nobody needs, however little it is.
     pub(crate) fn trim_now(&mut self, id: CommandId) {
         if matches!(self.phase, Phase::Scanning(_)) {

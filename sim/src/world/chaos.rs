@@ -3,7 +3,7 @@
 use mars::{Command, Limits, MaxLag, Switch};
 use model::{Mode, Role};
 
-use super::{Happening, World};
+use super::{Crash, Happening, World};
 use crate::profile::{Action, Trouble};
 use crate::rng::Rng;
 
@@ -323,10 +323,11 @@ impl World {
             .copied()
             .filter(|m| ![source, joiner].contains(m))
             .collect();
-        match (self.rng.below(4), self.rng.pick(&others).copied()) {
+        match (self.rng.below(5), self.rng.pick(&others).copied()) {
             (0, Some(other)) => {
                 self.try_hand_over(other);
             }
+            (4, Some(other)) => self.lose_source(source, other),
             (1, _) if self.members.contains(&joiner) => {
                 self.kill(joiner);
                 self.come_back(joiner);
@@ -340,6 +341,20 @@ impl World {
                 self.come_back(source);
             }
         }
+    }
+
+    /// The log goes out so slowly that copies overtake it; then its source dies, and a member takes over that has as little of it.
+    fn lose_source(&mut self, source: usize, other: usize) {
+        let limits = Limits {
+            ship_bytes_per_second: Some(self.rng.spread(1000, 200_000)),
+            sync_bytes_per_second: None,
+        };
+        self.set_limits(source, limits);
+        let (node, boot) = (source, self.nodes[source].boot);
+        let micros = self.rng.spread(1000, 300_000);
+        let crash = Crash::Power;
+        self.schedule(micros, Happening::Crash { node, boot, crash });
+        self.schedule(micros + 1, Happening::TakeOver { node: other });
     }
 
     /// Asks whoever serves, seldom somebody else, to give its role to `to`; returns who was asked.

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use bytes::Bytes;
 use mars::record::{Batch, BatchError, Record};
 use mars::{
-    Command, Level, Limits, MaxLag, Meta, Notice, Position, SnapshotState, Status, Switch, SyncState,
+    Command, Level, Limits, MaxLag, Meta, Notice, PeerStatus, Position, SnapshotState, Status, Switch,
+    SyncState,
 };
 use model::{Epoch, Lsn, Mode, ReplicaState, Role};
 
@@ -126,9 +127,30 @@ impl World {
             return Err(self.violation(Some(late.node), format!("never answers {:?}", late.command)));
         }
         self.check_patience()?;
+        self.check_laggards()?;
         if self.now < self.chaos_until {
             let micros = self.rng.spread(20_000, 2_000_000);
             self.schedule(micros, Happening::Inspect);
+        }
+        Ok(())
+    }
+
+    /// A log that is longer than its budget is kept for nobody who is that far behind.
+    fn check_laggards(&self) -> Result<(), Violation> {
+        for node in self.serving() {
+            let Some(status) = self.status(node) else { continue };
+            let on_disk = status.watermarks.written_back();
+            let budget = status.log_bytes_max.max(mars::LOG_BYTES_MIN);
+            let kept = &self.nodes[node].kept;
+            let is_late = |peer: &&PeerStatus| {
+                let counts = kept.get(&peer.node) == Some(&Kept::Counts);
+                counts && peer.peer_committed < on_disk && peer.lag_bytes > budget
+            };
+            if let Some(peer) = status.peers.iter().find(is_late) {
+                let (lag, late) = (peer.lag_bytes, &peer.node);
+                let what = format!("keeps {lag} bytes of log for {late} with a budget of {budget}");
+                return Err(self.violation(Some(node), what));
+            }
         }
         Ok(())
     }

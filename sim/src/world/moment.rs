@@ -4,7 +4,7 @@
 //! engines say is followed by the crash of whoever said it, soon enough that nothing slower than the promise allows could
 //! have become durable in between.
 
-use mars::{Effect, Message, Reply};
+use mars::{Effect, Message, Notice, Reply};
 
 use super::{Happening, World};
 
@@ -25,11 +25,13 @@ fn moment(effect: &Effect) -> Option<(u64, u64, Crash)> {
         } => Some((3000, 40, Crash::Process)),
         Effect::Send { message, .. } => match message {
             Message::Grant { .. } => Some((6, 1500, Crash::Power)),
-            Message::SyncReply { .. } | Message::Survey { .. } => Some((60, 3000, Crash::Power)),
+            Message::SyncReply { .. } | Message::Survey { .. } => Some((25, 3000, Crash::Power)),
             Message::Ack { .. } => Some((4000, 1500, Crash::Power)),
             _ => None,
         },
         Effect::TakeSnapshot { .. } => Some((8, 100_000, Crash::Power)),
+        // What it writes first must not be in an epoch that it can forget.
+        Effect::Notice(Notice::BecamePrimary { .. }) => Some((8, 4000, Crash::Power)),
         _ => None,
     }
 }
