@@ -514,6 +514,7 @@ impl Engine {
             Event::LogWritten { up_to } => self.log_written(up_to),
             Event::LogFlushed { up_to } => self.log_flushed(up_to),
             Event::LogFull { at } => self.log_full(at),
+            Event::LogFlushFull => self.space.unflushed = true,
             Event::MetaSaved { generation } => self.meta_saved(generation),
             Event::LinkUp { link, peer, dialled } => self.link_up(link, peer, dialled),
             Event::LinkDown { link, peer } => self.link_down(link, &peer),

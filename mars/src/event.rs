@@ -374,6 +374,9 @@ pub enum Event {
         /// End of the durable bytes.
         up_to: Lsn,
     },
+    /// A flush found no room, as file systems may that give room out late. The driver keeps in memory what is not durable, and writes and
+    /// flushes it again until it is; the flush is answered then, and nothing that was told is taken back.
+    LogFlushFull,
     /// The append at `at` did not fit, and nothing of it is there any more; whatever was appended behind it is dropped, and flushes
     /// of that are not answered, until the log is reset. Appends before it were answered before.
     LogFull {

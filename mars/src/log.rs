@@ -224,6 +224,7 @@ impl Engine {
 
     pub(crate) fn log_flushed(&mut self, up_to: Lsn) {
         self.log_written(up_to);
+        self.flush_fits();
         if let Some((end, epoch)) = self.log.flushing
             && end.lsn <= up_to
         {

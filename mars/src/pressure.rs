@@ -8,6 +8,7 @@
 //! | dropping | above the budget | below 75 % | the log stops waiting for laggards; what they lack goes into maps |
 //! | unlogged | no room for a log at all | when there is | changes go straight to the disk; what every peer lacks goes into maps |
 //! | stalled | the same, where that is not allowed | the same | a primary in sync mode lets changes wait, a replica takes nothing in |
+//! | stalled | a flush of the log found no room | when one has | changes wait: what is not durable in the log is on no disk yet |
 //!
 //! A guest never gets an error from any of them.
 

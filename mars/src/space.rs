@@ -10,6 +10,11 @@
 //! * A primary then goes straight, if it may; else guests' changes wait. Nobody gets an error.
 //! * A replica cuts its log to what is there, asks its source for no more log, and goes on with everything else.
 //!
+//! # A flush that does not fit
+//!
+//! What was appended was answered and sent, so nothing is taken back: the driver keeps it and flushes it again and again. Changes and
+//! flushes wait meanwhile, which is the level *stalled*: a way past the log would have to begin with what is not durable in it.
+//!
 //! Both ask now and then whether there is room, and go on by themselves.
 
 use model::{Lsn, Mode, Role, Tick};
@@ -40,6 +45,8 @@ pub(crate) struct Space {
     pub since: Tick,
     /// An append did not fit, and there has been no room since.
     pub full: bool,
+    /// A flush did not fit; the driver tries it again.
+    pub unflushed: bool,
     /// Positions were taken back; memory may show what is in no log.
     pub retracted: bool,
     ask_at: Tick,
@@ -79,9 +86,23 @@ impl Engine {
                 true => self.config.log_bytes_max,
                 false => 2 * LOG_BYTES_MIN,
             },
-            full: self.space.full && !alone,
-            // In sync mode a flush is answered by what replicas have of the log.
-            may_do_without: serves && !matches!(self.meta.settings.mode, Mode::Sync { .. }),
+            full: self.has_no_room() && !alone,
+            // In sync mode a flush is answered by what replicas have of the log. And what is not durable in the log is on no disk.
+            may_do_without: serves
+                && !self.space.unflushed
+                && !matches!(self.meta.settings.mode, Mode::Sync { .. }),
+        }
+    }
+
+    /// Whether the log takes nothing, as far as is known.
+    pub(crate) fn has_no_room(&self) -> bool {
+        self.space.full || self.space.unflushed
+    }
+
+    /// A flush has succeeded.
+    pub(crate) fn flush_fits(&mut self) {
+        if std::mem::take(&mut self.space.unflushed) {
+            self.pump_guests();
         }
     }
 
@@ -91,7 +112,7 @@ impl Engine {
             return true;
         }
         let budget = self.config.log_bytes_max.max(LOG_BYTES_MIN);
-        !self.space.full && self.log_bytes() < budget.saturating_mul(2)
+        !self.has_no_room() && self.log_bytes() < budget.saturating_mul(2)
     }
 
     /// Finds out the level, and tells when it is another; asks for room when there was none.

@@ -294,7 +294,7 @@ impl Engine {
                     }
                     (ReplicaState::Paused, Some(reason))
                 }
-                (Some(_), _) if self.space.full => (
+                (Some(_), _) if self.has_no_room() => (
                     ReplicaState::Paused,
                     because("there is no room for its log; it goes on by itself when there is"),
                 ),

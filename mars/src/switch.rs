@@ -143,7 +143,7 @@ impl Engine {
 
     /// What is stopped here, for whoever sends to us.
     pub(crate) fn paused_now(&self) -> Paused {
-        self.meta.paused.with_room(!self.space.full)
+        self.meta.paused.with_room(!self.has_no_room())
     }
 
     /// The host lets the full sync here go on, or others first.

@@ -301,7 +301,7 @@ impl Engine {
     /// Whether there is a log, with room, to put barriers into.
     fn takes_barriers(&self) -> bool {
         let serves = matches!(self.phase, Phase::Serving) && self.straight.road.serves_log();
-        serves && !self.space.full && !self.does_without_log()
+        serves && !self.has_no_room() && !self.does_without_log()
     }
 
     /// When the next barrier may be put into the log; `None` while something else must happen first.

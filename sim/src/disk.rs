@@ -82,6 +82,10 @@ pub(crate) struct Disk {
     pub failing: Option<Lane>,
     /// So much log fits on its file system.
     pub log_room: Option<u64>,
+    /// The file system takes appends, but has no room for them when they are flushed.
+    pub flush_full: bool,
+    /// The flush at the head was told to have found none.
+    flush_told: bool,
     /// The first append that did not fit: it and what comes behind it is dropped until the log is reset.
     unfit: Option<u64>,
     /// There is no room below for a longer volume, or for a snapshot.
@@ -106,6 +110,8 @@ impl Disk {
             stall_percent: 1,
             failing: None,
             log_room: None,
+            flush_full: false,
+            flush_told: false,
             unfit: None,
             full: false,
             snapshots: Vec::new(),
@@ -144,6 +150,8 @@ impl Disk {
             stall_percent: self.stall_percent,
             failing: None,
             log_room: self.log_room,
+            flush_full: self.flush_full,
+            flush_told: self.flush_told,
             unfit: self.unfit,
             full: self.full,
             snapshots: Vec::new(),
@@ -171,6 +179,7 @@ impl Disk {
     /// Microseconds until the first operation of a lane is done; `None` when there is none.
     pub fn service_micros(&self, lane: Lane, rng: &mut Rng) -> Option<u64> {
         let micros = match self.waiting[lane as usize].front()? {
+            Effect::FlushLog { .. } if self.flush_told => rng.spread(1000, 200_000),
             Effect::AppendLog { bytes, .. } => rng.spread(2, 40) + bytes.len() as u64 / 4096,
             Effect::FlushLog { .. } | Effect::ResetLog { .. } => rng.spread(100, 4000),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } => rng.spread(100, 4000),
@@ -185,6 +194,16 @@ impl Disk {
 
     /// Does the first operation of a lane, and says what to answer.
     pub fn perform(&mut self, lane: Lane) -> Option<Event> {
+        if let Some(Effect::FlushLog { up_to }) = self.waiting[lane as usize].front()
+            && self.unfit.is_none_or(|unfit| up_to.0 <= unfit)
+        {
+            // It stays at the head, and is tried again.
+            if self.flush_full {
+                let told = std::mem::replace(&mut self.flush_told, true);
+                return (!told).then_some(Event::LogFlushFull);
+            }
+            self.flush_told = false;
+        }
         let effect = self.waiting[lane as usize].pop_front()?;
         self.apply(effect)
     }
@@ -405,6 +424,7 @@ impl Disk {
             }
         }
         self.unfit = None;
+        self.flush_told = false;
     }
 
     /// The host loses power, after [`Disk::kill`] if a process was running.

@@ -254,3 +254,42 @@ fn a_budget_of_nothing_is_no_log_and_a_budget_brings_it_back() {
         Ok(0)
     });
 }
+
+#[test]
+fn a_flush_without_room_holds_guests_up_and_takes_nothing_back() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.fill_log_late(0);
+        let stalled = |w: &World| level(w, 0) == Level::Stalled;
+        assert!(world.run_until(2 * SECOND, stalled)?, "nobody noticed");
+        world.run_for(SECOND)?;
+        let before = writes(world);
+        world.run_for(SECOND)?;
+        assert_eq!(
+            writes(world),
+            before,
+            "what cannot become durable is not answered for ever"
+        );
+        // What was answered is still there for whoever starts again.
+        world.kill(0);
+        world.start_after(0, SECOND / 10);
+        world.run_for(SECOND)?;
+        world.make_room(0);
+        replicated(world, &[0, 1])?;
+        assert!(writes(world) > before);
+        // At a replica it is nobody else's trouble.
+        world.fill_log_late(1);
+        let waits = |w: &World| w.status(1).is_some_and(|s| s.state == ReplicaState::Paused);
+        assert!(world.run_until(2 * SECOND, waits)?, "nobody noticed");
+        let before = writes(world);
+        world.run_for(2 * SECOND)?;
+        assert!(writes(world) > before, "guests wait for a replica");
+        assert_eq!(level(world, 0), Level::Normal);
+        world.make_room(1);
+        replicated(world, &[0, 1])?;
+        let failed = |(_, notice): &(usize, Notice)| matches!(notice, Notice::Failed { .. });
+        assert!(!world.notices().iter().any(failed));
+        world.settle()?;
+        Ok(0)
+    });
+}

@@ -133,18 +133,31 @@ impl Log {
         Ok(Bytes::from(out))
     }
 
-    /// Drops everything at and behind `at`, durably.
-    pub fn truncate(&self, at: Lsn) -> io::Result<()> {
+    /// Drops everything at and behind `at`; durable with the next flush.
+    pub fn truncate(&self, at: Lsn, dirty: &mut Dirty) -> io::Result<()> {
         // From the end backwards: whatever a crash leaves is a beginning of the log.
         self.remove(|segment| segment >= at.0)?;
+        dirty.files.retain(|segment, _| *segment < at.0);
         if let Some(last) = self.list().last() {
             let (file, length) = (self.file(*last)?, at.0 - last);
             if file.metadata()?.len() > length {
                 file.set_len(length)?;
-                file.sync_all()?;
+                dirty.files.insert(*last, file);
             }
         }
         Ok(())
+    }
+
+    /// Writes again what a flush has not made durable: it may be gone from the page cache since.
+    pub fn rewrite(&self, appends: &[(Lsn, Bytes)]) -> io::Result<Dirty> {
+        let mut dirty = Dirty {
+            created: true,
+            ..Dirty::default()
+        };
+        for (at, bytes) in appends {
+            self.write(*at, bytes, &mut dirty)?;
+        }
+        Ok(dirty)
     }
 
     /// Drops everything, durably.

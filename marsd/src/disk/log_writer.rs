@@ -1,11 +1,16 @@
 //! Who writes the log? One thread appends in order; another flushes, so that appends do not wait for the disk.
+//!
+//! File systems that find room for data late may refuse it only when it is flushed, and then what was written may be gone from the page
+//! cache, although whoever wrote it was answered. So everything appended is kept until it is durable, and is written and flushed again
+//! and again when a flush finds no room.
 
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use bytes::Bytes;
-use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded, unbounded};
 use mars::{Event, IoId};
 use model::Lsn;
 use tokio::sync::oneshot;
@@ -36,42 +41,87 @@ fn is_full(error: &io::Error) -> bool {
 /// Gets what the log takes.
 pub(crate) type FilesAnswer = oneshot::Sender<io::Result<LogFiles>>;
 
-/// What the flushing thread is asked for, in order.
-enum FlushJob {
-    Flush {
-        up_to: Lsn,
-        dirty: Dirty,
-    },
-    /// Everything before this has been flushed when it is answered.
-    Barrier {
-        reached: Sender<()>,
-    },
+/// A flush that found no room is tried again so often.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// How a log is flushed; tests have a file system without room.
+type MakeDurable = Box<dyn FnMut(&Log, Dirty) -> io::Result<()> + Send>;
+
+/// What is not durable yet.
+struct Unflushed {
+    dirty: Dirty,
+    appends: Vec<(Lsn, Bytes)>,
+    /// Whether that is all of it: an earlier process may have left something.
+    complete: bool,
 }
 
-/// Both threads; ends them, after they have done what was asked, when dropped.
+impl Unflushed {
+    fn nothing() -> Unflushed {
+        Unflushed {
+            dirty: Dirty::default(),
+            appends: Vec::new(),
+            complete: true,
+        }
+    }
+
+    /// Forgets what was cut off at `at`.
+    fn cut(&mut self, at: Lsn) {
+        self.appends.retain(|(begin, _)| *begin < at);
+        for (begin, bytes) in &mut self.appends {
+            bytes.truncate(usize::try_from(at.since(*begin)).unwrap_or(usize::MAX));
+        }
+    }
+}
+
+/// What the flushing thread is asked for, in order.
+struct FlushJob {
+    unflushed: Unflushed,
+    then: Then,
+}
+
+/// Whom it tells when that is durable.
+enum Then {
+    Engine { up_to: Lsn },
+    Appender { reached: Sender<()> },
+}
+
+/// Both threads; ends them, after they have done what was asked, when dropped. A flush without room is given up then: what it
+/// would have made durable was not told to be.
 pub(crate) struct LogWriter {
     jobs: Option<Sender<Job>>,
+    running: Option<Sender<()>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl LogWriter {
     /// Starts the threads of `log`, which is called `name` in messages.
     pub fn start(log: Arc<Log>, name: String, inbox: Inbox) -> io::Result<LogWriter> {
+        LogWriter::start_with(log, name, inbox, Box::new(Log::flush))
+    }
+
+    fn start_with(log: Arc<Log>, name: String, inbox: Inbox, sync: MakeDurable) -> io::Result<LogWriter> {
         let (jobs, asked) = unbounded();
         let (flushes, flushes_asked) = unbounded();
+        let (running, stopped) = bounded(0);
         let flusher = Flusher {
             log: log.clone(),
             name: name.clone(),
             inbox: inbox.clone(),
+            sync,
+            stopped,
         };
         // After a kill the log's tail may never have been flushed, and whoever reads it will rely on it.
-        let dirty = log.inherited()?;
+        let unflushed = Unflushed {
+            dirty: log.inherited()?,
+            appends: Vec::new(),
+            complete: false,
+        };
         let appender = Appender {
             log,
             name,
             inbox,
             flushes,
-            dirty,
+            unflushed,
             full_at: None,
         };
         let threads = vec![
@@ -82,6 +132,7 @@ impl LogWriter {
         ];
         Ok(LogWriter {
             jobs: Some(jobs),
+            running: Some(running),
             threads,
         })
     }
@@ -120,6 +171,7 @@ impl LogWriter {
 impl Drop for LogWriter {
     fn drop(&mut self) {
         self.jobs = None;
+        self.running = None;
         for thread in self.threads.drain(..) {
             thread.join().expect("a panic there has ended the process");
         }
@@ -131,7 +183,7 @@ struct Appender {
     name: String,
     inbox: Inbox,
     flushes: Sender<FlushJob>,
-    dirty: Dirty,
+    unflushed: Unflushed,
     /// The append here did not fit: it and what comes behind it is dropped until the log is reset.
     full_at: Option<Lsn>,
 }
@@ -144,13 +196,18 @@ impl Appender {
             loop {
                 match job {
                     Job::Append { .. } if self.full_at.is_some() => {}
-                    Job::Append { at, bytes } => match self.log.write(at, &bytes, &mut self.dirty) {
-                        Ok(()) => written = Some(at.advance(bytes.len() as u64)),
-                        Err(error) => {
-                            self.answer(written.take());
-                            self.did_not_append(at, bytes.len(), error);
+                    Job::Append { at, bytes } => {
+                        match self.log.write(at, &bytes, &mut self.unflushed.dirty) {
+                            Ok(()) => {
+                                written = Some(at.advance(bytes.len() as u64));
+                                self.unflushed.appends.push((at, bytes));
+                            }
+                            Err(error) => {
+                                self.answer(written.take());
+                                self.did_not_append(at, bytes.len(), error);
+                            }
                         }
-                    },
+                    }
                     other => {
                         self.answer(written.take());
                         self.other(other);
@@ -179,7 +236,7 @@ impl Appender {
         }
         warn!(%error, operation, "no room for the log");
         self.full_at = Some(at);
-        match self.log.truncate(at) {
+        match self.log.truncate(at, &mut self.unflushed.dirty) {
             Ok(()) => self.inbox.event(Event::LogFull { at }),
             Err(e) => self.inbox.disk_failed(format!("take back: {operation}"), e),
         }
@@ -190,10 +247,7 @@ impl Appender {
             Job::Append { .. } => unreachable!("handled by the caller"),
             // Those who wait for it ask again behind what is in the log.
             Job::Flush { up_to } if self.full_at.is_some_and(|at| up_to > at) => {}
-            Job::Flush { up_to } => {
-                let dirty = std::mem::take(&mut self.dirty);
-                self.ask_flusher(FlushJob::Flush { up_to, dirty });
-            }
+            Job::Flush { up_to } => self.ask_flusher(Then::Engine { up_to }),
             Job::Reset { id, at, keep } => {
                 self.full_at = None;
                 self.reset(id, at, keep);
@@ -209,7 +263,7 @@ impl Appender {
             },
             Job::Files { rotate, answer } => {
                 let rotated = match rotate {
-                    true => self.log.rotate(&mut self.dirty).map(drop),
+                    true => self.log.rotate(&mut self.unflushed.dirty).map(drop),
                     false => Ok(()),
                 };
                 // Whoever asked may have given up.
@@ -225,27 +279,36 @@ impl Appender {
     }
 
     fn reset(&mut self, id: IoId, at: Lsn, keep: bool) {
-        let (reached, barrier) = bounded(1);
-        self.ask_flusher(FlushJob::Barrier { reached });
-        barrier
-            .recv()
-            .expect("the flusher answers, or the process has ended");
-        // What stays must be durable as a whole: the unflushed part of it too.
-        let dirty = std::mem::take(&mut self.dirty);
+        // What is flushed again must not come back behind the cut.
+        if !self.is_flushed() {
+            return;
+        }
         let done = if keep {
-            self.log.truncate(at).and_then(|()| self.log.flush(dirty))
+            self.unflushed.cut(at);
+            self.log.truncate(at, &mut self.unflushed.dirty)
         } else {
+            self.unflushed = Unflushed::nothing();
             self.log.clear()
         };
         match done {
+            // What stays must be durable as a whole: the unflushed part of it too.
+            Ok(()) if keep && !self.is_flushed() => {}
             Ok(()) => self.inbox.event(Event::LogReset { id }),
             Err(e) => self.inbox.disk_failed(format!("cut {} at {at}", self.name), e),
         }
     }
 
-    fn ask_flusher(&self, job: FlushJob) {
+    /// Waits until everything appended is durable; `false` when that has failed, which was told, or is not waited for any more.
+    fn is_flushed(&mut self) -> bool {
+        let (reached, durable) = bounded(1);
+        self.ask_flusher(Then::Appender { reached });
+        durable.recv().is_ok()
+    }
+
+    fn ask_flusher(&mut self, then: Then) {
+        let unflushed = std::mem::replace(&mut self.unflushed, Unflushed::nothing());
         self.flushes
-            .send(job)
+            .send(FlushJob { unflushed, then })
             .expect("the flusher ends after this sender, or the process with it");
     }
 }
@@ -254,19 +317,47 @@ struct Flusher {
     log: Arc<Log>,
     name: String,
     inbox: Inbox,
+    sync: MakeDurable,
+    /// Disconnected when the volume is to stop.
+    stopped: Receiver<()>,
 }
 
 impl Flusher {
-    fn run(self, jobs: &Receiver<FlushJob>) {
-        while let Ok(job) = jobs.recv() {
-            match job {
-                FlushJob::Flush { up_to, dirty } => match self.log.flush(dirty) {
-                    Ok(()) => self.inbox.event(Event::LogFlushed { up_to }),
-                    Err(e) => self.inbox.disk_failed(format!("flush {}", self.name), e),
-                },
+    fn run(mut self, jobs: &Receiver<FlushJob>) {
+        while let Ok(FlushJob { unflushed, then }) = jobs.recv() {
+            match (self.make_durable(unflushed), then) {
+                (Some(Ok(())), Then::Engine { up_to }) => self.inbox.event(Event::LogFlushed { up_to }),
                 // The appender waits for it, so it cannot be gone.
-                FlushJob::Barrier { reached } => reached.send(()).expect("the appender waits"),
+                (Some(Ok(())), Then::Appender { reached }) => reached.send(()).expect("the appender waits"),
+                (Some(Err(e)), _) => self.inbox.disk_failed(format!("flush {}", self.name), e),
+                (None, _) => {}
             }
         }
     }
+
+    /// `None` when there is no room for it and the volume stops.
+    fn make_durable(&mut self, unflushed: Unflushed) -> Option<io::Result<()>> {
+        let mut done = (self.sync)(&self.log, unflushed.dirty);
+        let mut told = false;
+        loop {
+            match done {
+                // Of what an earlier process has left nobody can tell any more whether it is there.
+                Err(error) if is_full(&error) && unflushed.complete => {
+                    if !std::mem::replace(&mut told, true) {
+                        warn!(%error, log = self.name, "no room for the log, though it was written; it is tried again");
+                        self.inbox.event(Event::LogFlushFull);
+                    }
+                }
+                done => return Some(done),
+            }
+            if self.stopped.recv_timeout(RETRY) != Err(RecvTimeoutError::Timeout) {
+                return None;
+            }
+            let again = self.log.rewrite(&unflushed.appends);
+            done = again.and_then(|dirty| (self.sync)(&self.log, dirty));
+        }
+    }
 }
+
+#[cfg(test)]
+mod tests;

@@ -122,6 +122,11 @@ impl World {
                 let lane = self.rng.below(3);
                 self.fail_disk(node, lane);
             }
+            Trouble::LogFull if self.rng.chance(25) => {
+                self.fill_log_late(node);
+                let micros = self.rng.spread(10_000, 4_000_000);
+                self.schedule(micros, Happening::MakeRoom { node });
+            }
             Trouble::LogFull => {
                 let used = self.nodes[node].disk.log_bytes();
                 let room_bytes = match self.rng.below(3) {

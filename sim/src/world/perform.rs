@@ -82,6 +82,7 @@ impl World {
                     self.count("faults: log of a primary full")
                 }
                 Event::LogFull { .. } => self.count("faults: log of a replica full"),
+                Event::LogFlushFull => self.count("faults: a flush of the log finds no room"),
                 _ => {}
             }
             // What was read of the log may be told long after it was read: appends and flushes overtake it.

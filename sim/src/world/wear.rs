@@ -34,9 +34,16 @@ impl World {
         self.nodes[node].disk.log_room = Some(room_bytes);
     }
 
+    /// The same, and it is noticed only when the log is flushed.
+    pub fn fill_log_late(&mut self, node: usize) {
+        self.say(|| format!("LOG OF h{node} HAS NO ROOM FOR A FLUSH"));
+        self.nodes[node].disk.flush_full = true;
+    }
+
     /// There is room for the log again.
     pub fn make_room(&mut self, node: usize) {
-        if self.nodes[node].disk.log_room.take().is_some() {
+        let late = std::mem::take(&mut self.nodes[node].disk.flush_full);
+        if self.nodes[node].disk.log_room.take().is_some() || late {
             self.say(|| format!("LOG OF h{node} HAS ROOM"));
         }
     }

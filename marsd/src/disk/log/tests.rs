@@ -65,7 +65,7 @@ fn truncate_keeps_the_beginning_and_nothing_else() {
         fixture.append(0, b"x");
         fixture.append(SEGMENT_BYTES - 2, b"abcd");
         fixture.append(2 * SEGMENT_BYTES, b"x");
-        fixture.log.truncate(Lsn(at)).unwrap();
+        fixture.log.truncate(Lsn(at), &mut Dirty::default()).unwrap();
         assert_eq!(fixture.segments(), segments);
         let kept = at.saturating_sub(SEGMENT_BYTES - 2).min(4) as usize;
         assert_eq!(fixture.read(SEGMENT_BYTES - 2, 10), &b"abcd"[..kept]);
@@ -136,7 +136,7 @@ fn an_end_that_is_cut_goes_with_the_segments_behind_it() {
     fixture.append(0, b"abcdef");
     fixture.log.rotate(&mut Dirty::default()).unwrap();
     fixture.append(6, b"ghi");
-    fixture.log.truncate(Lsn(4)).unwrap();
+    fixture.log.truncate(Lsn(4), &mut Dirty::default()).unwrap();
     assert_eq!(fixture.segments(), [0]);
     fixture.append(4, b"xyz!");
     assert_eq!(fixture.read(0, 10), "abcdxyz!");
