@@ -201,12 +201,6 @@ pub enum Call {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         log_bytes_max: Option<u64>,
     },
-    /// Budget of all logs of this host together from now on; kept. It is divided by what each volume uses.
-    HostLogBudget {
-        /// In bytes; what marsd's configuration says when absent.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        log_bytes_max: Option<u64>,
-    },
     /// Compress what is written to the log from now on, or not; asked of the primary, which tells the others.
     VolumeCompression {
         /// Volume id.
@@ -378,6 +372,9 @@ pub struct HostLimits {
     /// Bytes that leave it for one peer, by node name.
     #[serde(default)]
     pub peer_bytes_per_second: BTreeMap<String, u64>,
+    /// Budget of all logs together, divided by what each volume uses; what marsd's configuration says when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_bytes_max: Option<u64>,
 }
 
 /// When a guest's flush is answered.
@@ -637,6 +634,9 @@ pub struct ReplicaStatus {
     /// Its budget now: the volume's, or its share of the host's.
     #[serde(default)]
     pub log_bytes_max: u64,
+    /// The budget that was set for this volume's log here; the usual one when absent.
+    #[serde(default)]
+    pub log_budget_bytes: Option<u64>,
     /// As primary: for whom its oldest part is kept, in words.
     #[serde(default)]
     pub log_held_by: Option<String>,

@@ -194,7 +194,7 @@ impl Host {
         host.links.set_revoked(Revoked::load(&host.revoked_path())?);
         host.resume_limits()?;
         host.resume().await?;
-        host.start_division()?;
+        host.start_division();
         // Last, so that peers find the volumes they ask for.
         if host.links.identity().is_some() {
             host.listen()
@@ -339,7 +339,6 @@ impl Host {
                 volume,
                 log_bytes_max,
             } => self.set_log_budget(volume_id(&volume)?, log_bytes_max).await,
-            Call::HostLogBudget { log_bytes_max } => self.set_host_log_budget(log_bytes_max).await,
             Call::VolumeLogRotate { volume } => self.rotate_log(volume_id(&volume)?).await,
             Call::VolumeLogTrim { volume } => self.trim_log(volume_id(&volume)?).await,
             Call::KeptDrop { volume, history } => self.drop_kept(volume_id(&volume)?, history).await,

@@ -24,9 +24,12 @@ pub enum LimitCommand {
   poolctl limit set web --sync-rate 100MiB --ship-rate none
   poolctl limit set --node b --parallel-syncs 2 --prefer db,web
   poolctl limit set --node b --peer c --rate 20MiB
+  poolctl limit set web --log-budget 4G
+  poolctl limit set --node b --log-budget 20G
 
-Of a volume: bytes each second of all its replicas together. Of a host: what it sends to all others, or to one, and how many
-of its replicas are filled at one time; the others wait for their turn. All of it holds over restarts.
+Of a volume: bytes each second of all its replicas together, and the log that each of its hosts keeps. Of a host: what it sends to all
+others, or to one, how many of its replicas are filled at one time (the others wait for their turn), and what all logs there take; that
+is divided by what each volume uses. A replica further behind than the log is kept copies what changed. All of it holds over restarts.
 
 Next: poolctl limit show")]
 pub struct SetArgs {
@@ -39,6 +42,9 @@ pub struct SetArgs {
     /// For contents sent in full syncs and repairs; `none` for no limit
     #[arg(long, value_name = "SIZE", value_parser = parse_rate, requires = "name")]
     sync_rate: Option<u64>,
+    /// Log kept for replicas that are behind, on each host of the volume, or of all volumes on the node; `none` for what is usual
+    #[arg(long, value_name = "SIZE", value_parser = parse_budget)]
+    log_budget: Option<u64>,
     /// Instead of a volume: this host
     #[arg(long)]
     node: Option<NodeId>,
@@ -81,6 +87,18 @@ fn parse_rate(text: &str) -> Result<u64, String> {
     }
 }
 
+/// Reads `4G` or `none`, which is 0.
+fn parse_budget(text: &str) -> Result<u64, String> {
+    if text == "none" {
+        return Ok(0);
+    }
+    match parse_size(text) {
+        Ok(0) => Err("write `none` for the usual budget, or `4K` for no log".to_owned()),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Reads `3` or `none`, which is 0.
 fn parse_count(text: &str) -> Result<u32, String> {
     match (text, text.parse::<u32>()) {
@@ -106,11 +124,12 @@ async fn set(args: SetArgs, context: &Context) -> Result<(), ApiError> {
             let request = SetLimits {
                 ship_bytes_per_second: args.ship_rate,
                 sync_bytes_per_second: args.sync_rate,
+                log_budget_bytes: args.log_budget,
                 dry_run,
             };
-            if args.ship_rate.is_none() && args.sync_rate.is_none() {
+            if args.ship_rate.is_none() && args.sync_rate.is_none() && args.log_budget.is_none() {
                 return Err(ApiError::usage("nothing is to be set")
-                    .hint("give --ship-rate or --sync-rate")
+                    .hint("give --ship-rate, --sync-rate or --log-budget")
                     .object(format!("volume {name}")));
             }
             context.client.volume_limits(name.as_str(), &request).await?
@@ -120,9 +139,10 @@ async fn set(args: SetArgs, context: &Context) -> Result<(), ApiError> {
             if let Some(names) = prefer.as_mut().filter(|names| *names == &["none"]) {
                 names.clear();
             }
-            if prefer.is_none() && args.rate.is_none() && args.parallel_syncs.is_none() {
+            let others = args.rate.or(args.log_budget);
+            if prefer.is_none() && others.is_none() && args.parallel_syncs.is_none() {
                 return Err(ApiError::usage("nothing is to be set")
-                    .hint("give --rate, --parallel-syncs or --prefer")
+                    .hint("give --rate, --parallel-syncs, --prefer or --log-budget")
                     .object(format!("node {node}")));
             }
             let request = SetNodeLimits {
@@ -130,6 +150,7 @@ async fn set(args: SetArgs, context: &Context) -> Result<(), ApiError> {
                 prefer,
                 bytes_per_second: args.rate,
                 peer: args.peer.map(|peer| peer.to_string()),
+                log_budget_bytes: args.log_budget,
                 dry_run,
             };
             context.client.node_limits(node.as_str(), &request).await?
@@ -149,26 +170,29 @@ async fn show(args: ShowArgs, context: &Context) -> Result<(), ApiError> {
         ),
     };
     if output.is_json() {
-        let of_volume =
-            |volume: &Volume| serde_json::json!({ "volume": volume.name, "limits": volume.limits });
+        let of_volume = |volume: &Volume| {
+            let (limits, log_budget_bytes) = (volume.limits, volume.log_budget_bytes);
+            serde_json::json!({ "volume": volume.name, "limits": limits, "log_budget_bytes": log_budget_bytes })
+        };
         let of_node = |node: &Node| serde_json::json!({ "node": node.name, "limits": node.limits });
         let volumes: Vec<_> = volumes.iter().map(of_volume).collect();
         let nodes: Vec<_> = nodes.iter().map(of_node).collect();
         return output.object(&serde_json::json!({ "volumes": volumes, "nodes": nodes }));
     }
-    let mut grid = Grid::new(&["VOLUME", "SHIP RATE", "SYNC RATE"]);
+    let mut grid = Grid::new(&["VOLUME", "SHIP RATE", "SYNC RATE", "LOG BUDGET"]);
     for volume in &volumes {
         grid.row(vec![
             Field::text(&volume.name),
             Field::number(rate(volume.limits.ship_bytes_per_second)),
             Field::number(rate(volume.limits.sync_bytes_per_second)),
+            Field::number(budget(volume.log_budget_bytes)),
         ]);
     }
     output.table(grid)?;
     if nodes.is_empty() {
         return Ok(());
     }
-    let mut grid = Grid::new(&["NODE", "SENDS", "TO", "SYNCS AT A TIME", "FIRST"]);
+    let mut grid = Grid::new(&["NODE", "SENDS", "TO", "SYNCS AT A TIME", "LOG BUDGET", "FIRST"]);
     for node in &nodes {
         let limits = &node.limits;
         let peers = limits.peer_bytes_per_second.iter();
@@ -181,6 +205,7 @@ async fn show(args: ShowArgs, context: &Context) -> Result<(), ApiError> {
             Field::number(rate(limits.send_bytes_per_second)),
             Field::text(peers.join(", ")),
             Field::number(syncs.map_or("all".to_owned(), |syncs| syncs.to_string())),
+            Field::number(budget(limits.log_bytes_max)),
             Field::text(limits.prefer.join(", ")),
         ]);
     }
@@ -190,4 +215,8 @@ async fn show(args: ShowArgs, context: &Context) -> Result<(), ApiError> {
 
 fn rate(limit: Option<u64>) -> String {
     limit.map_or("none".to_owned(), |rate| format!("{}/s", output::bytes(rate)))
+}
+
+fn budget(bytes: Option<u64>) -> String {
+    bytes.map_or("usual".to_owned(), output::bytes)
 }

@@ -25,6 +25,10 @@ pub enum VgCommand {
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   poolctl vg add vg0 --dir /srv/vg0 --size 500G
+  poolctl vg add thin --dir /srv/thin --size 500G --overcommit 3
+
+A group with --overcommit promises more than it has. When it is full, its replicas go out of service until there is room;
+poolctl status says so when less than a tenth is left, and then no new replica is placed there.
 
 Next: poolctl volume create web 10G --replicas 2")]
 pub struct AddArgs {
@@ -36,11 +40,22 @@ pub struct AddArgs {
     /// How much of it the pool may use, as in 500G, 1.5T [default: what its file system has free]
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
+    /// How many times that its disks may have together, as in 3 or 1.5: they take room only as they are written
+    #[arg(long, value_name = "TIMES", value_parser = parse_times)]
+    overcommit: Option<u32>,
     /// The host [default: this one]
     #[arg(long)]
     node: Option<NodeId>,
     #[command(flatten)]
     change: Change,
+}
+
+/// Reads `1.5` as 150 percent.
+fn parse_times(text: &str) -> Result<u32, String> {
+    match text.parse::<f64>() {
+        Ok(times) if (1.0..=1000.0).contains(&times) => Ok((times * 100.0).round() as u32),
+        _ => Err("write how many times its size, from 1 to 1000, as in 3 or 1.5".to_owned()),
+    }
 }
 
 /// List all volume groups of the pool
@@ -77,6 +92,7 @@ pub async fn run(command: VgCommand, context: &Context) -> Result<Ending, ApiErr
                 node: args.node.map(|node| node.to_string()),
                 dir: absolute(args.dir)?,
                 size_bytes: args.size,
+                overcommit_percent: args.overcommit,
                 dry_run: args.change.dry_run,
             };
             let changed = context.client.vg_add(&request).await?;
@@ -131,8 +147,15 @@ pub fn table(vgs: &[Vg]) -> Grid {
             Field::number(vg.used_bytes.map_or_else(|| "?".to_owned(), output::bytes)),
             Field::number(vg.replicas),
             Field::text(&vg.path),
-            Field::text(vg.problem.as_deref().unwrap_or_default()),
+            Field::text(remarks(vg)),
         ]);
     }
     grid
+}
+
+fn remarks(vg: &Vg) -> String {
+    let times = f64::from(vg.overcommit_percent) / 100.0;
+    let promises = (vg.overcommit_percent > 100).then(|| format!("promises {times} times its size"));
+    let remarks = [promises, vg.problem.clone()];
+    remarks.into_iter().flatten().collect::<Vec<_>>().join("; ")
 }

@@ -340,18 +340,20 @@ fn is_due(last: Option<&Last>, steps: &[Step]) -> bool {
 fn look_at_vg(vg: &VgRef) -> VgReport {
     let look = || {
         let group = vg::open(vg)?;
-        Ok::<_, ApiError>((group.capacity()?.used_bytes, group.list()?))
+        Ok::<_, ApiError>((group.capacity()?, group.list()?))
     };
     match look() {
-        Ok((used_bytes, disks)) => VgReport {
+        Ok((capacity, disks)) => VgReport {
             name: vg.name.clone(),
-            used_bytes,
+            used_bytes: capacity.used_bytes,
+            left_bytes: capacity.left_bytes,
             disks,
             problem: None,
         },
         Err(error) => VgReport {
             name: vg.name.clone(),
             used_bytes: 0,
+            left_bytes: 0,
             disks: BTreeMap::new(),
             problem: Some(error.message),
         },

@@ -54,6 +54,7 @@ struct Replica {
     epoch: u32,
     settings: VolumeSettings,
     limits: VolumeLimits,
+    log_budget_bytes: Option<u64>,
     compressed: bool,
     paused: Vec<SwitchWord>,
     sources: Vec<String>,
@@ -137,6 +138,11 @@ impl World {
         self.replica(node)
             .map(|replica| replica.limits)
             .unwrap_or_default()
+    }
+
+    /// The budget that was set for the log of a host's replica.
+    pub fn log_budget(&self, node: &str) -> Option<u64> {
+        self.replica(node)?.log_budget_bytes
     }
 
     /// Every replica loses its settings.
@@ -354,6 +360,7 @@ impl Host {
                     epoch,
                     settings: VolumeSettings::default(),
                     limits: VolumeLimits::default(),
+                    log_budget_bytes: None,
                     compressed: false,
                     paused: Vec::new(),
                     sources: Vec::new(),
@@ -501,7 +508,14 @@ impl Host {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 known.replica.as_mut().ok_or(NOT_FOUND)?.compressed = compressed;
             }
-            Call::VolumeChecksum { .. } | Call::VolumeLogBudget { .. } | Call::HostLogBudget { .. } => {
+            Call::VolumeLogBudget {
+                volume,
+                log_bytes_max,
+            } => {
+                let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
+                known.replica.as_mut().ok_or(NOT_FOUND)?.log_budget_bytes = log_bytes_max;
+            }
+            Call::VolumeChecksum { .. } => {
                 return Err((ControlErrorKind::Refused, "it stays as it is"));
             }
             Call::VolumeSettings { volume, settings } => {
@@ -658,6 +672,7 @@ impl Host {
                     appended_lsn: 100,
                     settings: replica.settings,
                     limits: replica.limits,
+                    log_budget_bytes: replica.log_budget_bytes,
                     compressed: replica.compressed,
                     paused: replica.paused.clone(),
                     sources: replica.sources.clone(),

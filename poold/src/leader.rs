@@ -19,6 +19,7 @@ pub mod settings;
 mod snapshots;
 pub mod source;
 pub mod split;
+mod thin;
 pub mod verify;
 pub mod vgs;
 pub mod view;

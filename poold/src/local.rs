@@ -119,6 +119,7 @@ fn volume(own: &Own, known: &VolumeStatus) -> Volume {
         mode: mode_word(&settings.mode).to_owned(),
         settings,
         limits: here.map(|replica| replica.limits).unwrap_or_default(),
+        log_budget_bytes: here.and_then(|replica| replica.log_budget_bytes),
         compression: compression_word(here.is_some_and(|replica| replica.compressed)).to_owned(),
         short_seconds: here.and_then(|replica| replica.short_seconds),
         late_seconds: here.and_then(|replica| replica.late_seconds),

@@ -134,6 +134,7 @@ impl Host {
             node: None,
             dir,
             size_bytes: Some(VG_BYTES),
+            overcommit_percent: None,
             dry_run: false,
         };
         self.client.vg_add(&wish).await.unwrap();

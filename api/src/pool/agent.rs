@@ -39,6 +39,8 @@ pub struct VgRef {
     pub path: String,
     /// How much of it may be used.
     pub size_bytes: u64,
+    /// How much its disks may have together.
+    pub promise_bytes: u64,
 }
 
 /// One thing to do.
@@ -130,6 +132,11 @@ pub enum Action {
     Settings {
         /// All of them.
         settings: VolumeSettings,
+    },
+    /// Let the log here take no more than this.
+    LogBudget {
+        /// In bytes; the usual budget when absent.
+        bytes: Option<u64>,
     },
     /// Let the volume take no more of the network than this; of the primary.
     Limits {
@@ -253,6 +260,8 @@ pub struct VgReport {
     pub name: String,
     /// Bytes that its disks take; `problem` when this cannot be told.
     pub used_bytes: u64,
+    /// Bytes that they can still take.
+    pub left_bytes: u64,
     /// Volume ids with a disk in it, and how long that is.
     pub disks: BTreeMap<String, u64>,
     /// What is wrong with it.

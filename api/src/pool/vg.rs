@@ -23,6 +23,9 @@ pub struct AddVg {
     /// How much of it the pool may use; what its file system has free when absent.
     #[serde(default)]
     pub size_bytes: Option<u64>,
+    /// How much its disks may have together, in percent of its size; 100 when absent. What was not written takes no room.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overcommit_percent: Option<u32>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -52,12 +55,16 @@ pub struct Vg {
     pub path: String,
     /// How much the pool may use.
     pub size_bytes: u64,
+    /// How much its disks may have together, in percent of that.
+    pub overcommit_percent: u32,
     /// What replicas have reserved, those on their way included.
     pub reserved_bytes: u64,
     /// What a new replica can have.
     pub free_bytes: u64,
     /// Bytes that its disks really take (sparse); `null` until reported.
     pub used_bytes: Option<u64>,
+    /// Bytes that they can still take: the rest of its size, or what its file system has; `null` until reported.
+    pub left_bytes: Option<u64>,
     /// Replicas in it.
     pub replicas: u64,
     /// What is wrong with it, as its host reports.

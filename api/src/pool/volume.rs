@@ -101,6 +101,9 @@ pub struct SetNodeLimits {
     /// Only what it sends to this host.
     #[serde(default)]
     pub peer: Option<String>,
+    /// Log kept there for all volumes together, at most.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_budget_bytes: Option<u64>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -125,6 +128,9 @@ pub struct SetLimits {
     /// Contents sent in full syncs and repairs.
     #[serde(default)]
     pub sync_bytes_per_second: Option<u64>,
+    /// Log kept on each host, at most; 0 is the usual budget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_budget_bytes: Option<u64>,
     /// Only try.
     #[serde(default)]
     pub dry_run: bool,
@@ -258,6 +264,9 @@ pub struct Volume {
     pub settings: VolumeSettings,
     /// How much of the network it may take; as wished.
     pub limits: VolumeLimits,
+    /// Log kept on each host, at most; as wished. The usual budget when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub log_budget_bytes: Option<u64>,
     /// Whether its log is compressed: `lz4` or `none`; as wished.
     pub compression: String,
     /// Since when too few replicas keep up with the mode: near-sync is degraded, sync lets guests wait; `null` when enough do.

@@ -4,18 +4,16 @@
 //! give up first. What nobody uses is lent to all. An operator's word holds over restarts and is stronger than the configuration.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use api::control::{ControlErrorKind, Outcome};
 use mars::{Command, Status};
 use model::{Role, VolumeId};
-use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 
-use super::{Host, Reply, failed, not_found, refuse};
+use super::{Host, Reply, not_found, refuse};
 use crate::run::VolumeHandle;
 
 /// A volume's budget where nobody has said another.
@@ -26,14 +24,6 @@ const DIVIDE_EVERY: Duration = Duration::from_secs(1);
 
 /// A volume may always grow by so much at once, while there is room.
 const STEP_BYTES: u64 = 64 << 20;
-
-/// The host's budget as an operator has set it: `STATE/log-budget.json`.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Kept {
-    schema: u32,
-    log_bytes_max: u64,
-}
 
 /// What one volume uses of the room for logs, and what it may at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,29 +90,8 @@ impl Drop for Division {
 }
 
 impl Host {
-    fn budget_path(&self) -> PathBuf {
-        self.config.state_dir.join("log-budget.json")
-    }
-
-    /// Reads what an operator has set, and divides it from now on.
-    pub(super) fn start_division(self: &Arc<Host>) -> anyhow::Result<()> {
-        use anyhow::{Context, ensure};
-        let path = self.budget_path();
-        match std::fs::read(&path) {
-            Ok(bytes) => {
-                let kept: Kept =
-                    serde_json::from_slice(&bytes).with_context(|| format!("read {}", path.display()))?;
-                ensure!(
-                    kept.schema == 1,
-                    "{}: schema {} is not known",
-                    path.display(),
-                    kept.schema
-                );
-                self.budget().host = Some(kept.log_bytes_max);
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(e).with_context(|| format!("read {}", path.display())),
-        }
+    /// Divides the host's budget from now on.
+    pub(super) fn start_division(self: &Arc<Host>) {
         let host: Weak<Host> = Arc::downgrade(self);
         let task = tokio::spawn(async move {
             let mut every = tokio::time::interval(DIVIDE_EVERY);
@@ -134,7 +103,6 @@ impl Host {
             }
         });
         self.budget().division = Some(Division(task));
-        Ok(())
     }
 
     fn budget(&self) -> std::sync::MutexGuard<'_, Budget> {
@@ -143,32 +111,7 @@ impl Host {
 
     /// The host's budget, if it has one.
     pub(super) fn log_budget(&self) -> Option<u64> {
-        self.budget().host.or(self.config.log_bytes_max)
-    }
-
-    /// Sets the host's budget, or (`None`) leaves it to the configuration again.
-    pub(super) async fn set_host_log_budget(&self, log_bytes_max: Option<u64>) -> Reply<Outcome> {
-        let _changing = self.changing.lock().await;
-        let path = self.budget_path();
-        let kept = match log_bytes_max {
-            Some(log_bytes_max) => {
-                let kept = Kept {
-                    schema: 1,
-                    log_bytes_max,
-                };
-                let bytes = serde_json::to_vec_pretty(&kept).map_err(|e| failed("write the budget", &e))?;
-                crate::persist::create_atomically(&path, &bytes).map(drop)
-            }
-            None => match std::fs::remove_file(&path) {
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
-                done => done.and_then(|()| crate::persist::sync_directory(&self.config.state_dir)),
-            },
-        };
-        kept.map_err(|e| failed(&format!("keep {}", path.display()), &e))?;
-        info!(log_bytes_max, "budget for all logs of this host");
-        self.budget().host = log_bytes_max;
-        self.divide_room().await;
-        Ok(Outcome::Done)
+        self.limits().log_bytes_max.or(self.config.log_bytes_max)
     }
 
     /// Sets the budget of one volume's log here, or (`None`) the usual one.
@@ -196,7 +139,7 @@ impl Host {
     }
 
     /// Tells every volume its share.
-    async fn divide_room(&self) {
+    pub(super) async fn divide_room(&self) {
         let volumes: Vec<(VolumeId, VolumeHandle, u64)> = self
             .volumes()
             .iter()
@@ -245,8 +188,6 @@ impl Host {
 /// What the host remembers of budgets.
 #[derive(Debug, Default)]
 pub(super) struct Budget {
-    /// For all logs, as an operator has set it.
-    host: Option<u64>,
     /// Each volume's share, as it was told.
     told: BTreeMap<VolumeId, u64>,
     division: Option<Division>,

@@ -51,6 +51,7 @@ impl Host {
         written.map_err(|e| failed(&format!("write {}", path.display()), &e))?;
         self.heed(&limits);
         *self.limits() = limits;
+        self.divide_room().await;
         Ok(Outcome::Done)
     }
 

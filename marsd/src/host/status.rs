@@ -27,7 +27,9 @@ impl Host {
                     doors: volume.doors.status(),
                     replica: None,
                 };
-                let disk = volume.spec.replica.as_ref().map(|replica| replica.disk.clone());
+                let spec = volume.spec.replica.as_ref();
+                let disk = spec.map(|replica| replica.disk.clone());
+                let budget = spec.and_then(|replica| replica.log_bytes_max);
                 let replica = match &volume.replica {
                     Replica::Remote => None,
                     Replica::Running(running) => Some(Ok(running.handle().clone())),
@@ -37,11 +39,11 @@ impl Host {
                         Some(Err(reason.to_owned()))
                     }
                 };
-                waiting.push((status, disk.unwrap_or_default(), replica));
+                waiting.push((status, disk.unwrap_or_default(), budget, replica));
             }
         }
         let mut volumes = Vec::with_capacity(waiting.len());
-        for (mut status, disk, replica) in waiting {
+        for (mut status, disk, budget, replica) in waiting {
             status.replica = match replica {
                 None => None,
                 Some(Ok(handle)) => running(&handle, disk).await.map(|mut replica| {
@@ -50,6 +52,9 @@ impl Host {
                 }),
                 Some(Err(reason)) => Some(broken(reason, disk)),
             };
+            if let Some(replica) = &mut status.replica {
+                replica.log_budget_bytes = budget;
+            }
             volumes.push(status);
         }
         let (kept, limits) = (self.kept().await, self.limits().clone());
@@ -101,6 +106,7 @@ fn shown(status: &Status, disk: String) -> ReplicaStatus {
         sync_copied_bytes: status.sync_copied_bytes,
         log_bytes: status.log_bytes,
         log_bytes_max: status.log_bytes_max,
+        log_budget_bytes: None,
         log_held_by: super::budget::held_by(status),
         pressure: status.pressure.to_string(),
         pressure_seconds: status.pressure_micros as f64 / 1e6,

@@ -3,7 +3,8 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use api::control::{
-    BirthKind, DoorSpec, HostStatus, ModeSpec, ReplicaStatus, SwitchWord, VerifyEndWord, VolumeSettings,
+    BirthKind, DoorSpec, HostLimits, HostStatus, ModeSpec, ReplicaStatus, SwitchWord, VerifyEndWord,
+    VolumeSettings,
 };
 use bytes::Bytes;
 use mars::GuestError;
@@ -734,9 +735,15 @@ async fn budgets_of_logs_hold_over_restarts_and_are_divided() {
         volume: ID.to_owned(),
         log_bytes_max,
     };
-    let all = |log_bytes_max| Call::HostLogBudget { log_bytes_max };
+    let all = |log_bytes_max| Call::HostLimits {
+        limits: HostLimits {
+            log_bytes_max,
+            ..HostLimits::default()
+        },
+    };
     a.call(own(Some(8 << 20))).await.unwrap();
     assert_eq!(a.replica().await.log_bytes_max, 8 << 20);
+    assert_eq!(a.replica().await.log_budget_bytes, Some(8 << 20));
     a.call(all(Some(4 << 20))).await.unwrap();
     a.kill().await;
     a.start().await;

@@ -375,9 +375,11 @@ async fn vgs(State(fake): State<Fake>) -> Answer<VgList> {
         kind: VgKind::Directory,
         path: "/srv/vg0".to_owned(),
         size_bytes: 64 << 30,
+        overcommit_percent: if node == "a" { 250 } else { 100 },
         reserved_bytes: 16 << 30,
         free_bytes: 48 << 30,
         used_bytes: (node == "a").then_some(3 << 29),
+        left_bytes: (node == "a").then_some(60 << 30),
         replicas: 1,
         problem: (node == "b").then(|| "its directory is gone".to_owned()),
     };
@@ -423,6 +425,7 @@ fn the_volume(scene: Scene) -> Volume {
             ship_bytes_per_second: None,
             sync_bytes_per_second: Some(100 << 20),
         },
+        log_budget_bytes: None,
         short_seconds: None,
         late_seconds: None,
         room: LogRoom {

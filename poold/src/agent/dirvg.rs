@@ -29,13 +29,15 @@ struct Marker {
 pub struct DirVg {
     dir: PathBuf,
     size_bytes: u64,
+    promise_bytes: u64,
 }
 
 impl DirVg {
-    /// The group `name` in a directory that was prepared for it. Errors: `failed` when the directory is not that.
-    pub fn open(name: &str, dir: &Path, size_bytes: u64) -> Result<DirVg, ApiError> {
+    /// The group `name` in a directory that was prepared for it; disks may take `size_bytes` and have `promise_bytes` together.
+    /// Errors: `failed` when the directory is not that.
+    pub fn open(name: &str, dir: &Path, size_bytes: u64, promise_bytes: u64) -> Result<DirVg, ApiError> {
         match marker(dir)? {
-            Some(found) if found == name => Ok(DirVg { dir: dir.to_owned(), size_bytes }),
+            Some(found) if found == name => Ok(DirVg { dir: dir.to_owned(), size_bytes, promise_bytes }),
             Some(found) => Err(foreign(dir, &format!("belongs to the volume group `{found}`"))),
             None => Err(ApiError::failed(format!(
                 "the directory {} is not (or no longer) the volume group `{name}`: its marker {MARKER} is missing",
@@ -81,7 +83,9 @@ impl DirVg {
                 Bytes(total),
                 Bytes(size_bytes)
             ))
-            .hint(format!("give a --size of at most {total} bytes")));
+            .hint(format!(
+                "give a --size of at most {total} bytes; `--overcommit` lets disks promise more than there is"
+            )));
         }
         if dry_run {
             return Ok(size_bytes);
@@ -108,7 +112,7 @@ impl DirVg {
         if !dir.exists() || marker(dir)?.is_none() {
             return Ok(());
         }
-        let disks = DirVg::open(name, dir, 0)?.list()?;
+        let disks = DirVg::open(name, dir, 0, 0)?.list()?;
         if !disks.is_empty() {
             return Err(ApiError::refused(format!(
                 "{} disks still lie in {}: {}",
@@ -129,14 +133,14 @@ impl DirVg {
         let entries = self.entries()?;
         let others = entries.iter().filter(|(other, _)| other != volume);
         let reserved: u64 = others.map(|(_, metadata)| metadata.len()).sum();
-        if reserved.saturating_add(size_bytes) <= self.size_bytes {
+        if reserved.saturating_add(size_bytes) <= self.promise_bytes {
             return Ok(());
         }
         Err(ApiError::refused(format!(
             "{} has {} of {} reserved; a disk of {} does not fit",
             self.dir.display(),
             Bytes(reserved),
-            Bytes(self.size_bytes),
+            Bytes(self.promise_bytes),
             Bytes(size_bytes)
         )))
     }
@@ -267,9 +271,12 @@ impl VolumeGroup for DirVg {
         let snapshots = self.snapshot_bytes();
         let snapshots = snapshots.map_err(|error| broken(&self.dir, "be read", &error))?;
         let used_bytes = disks + snapshots;
+        let system = rustix::fs::statvfs(&self.dir)
+            .map_err(|errno| broken(&self.dir, "be measured", &errno.into()))?;
+        let free_bytes = system.f_bavail * system.f_frsize;
         Ok(Capacity {
-            size_bytes: self.size_bytes,
             used_bytes,
+            left_bytes: free_bytes.min(self.size_bytes.saturating_sub(used_bytes)),
         })
     }
 
@@ -335,7 +342,7 @@ mod tests {
         assert_eq!(DirVg::prepare("fast", &dir, Some(10_000), true).unwrap(), 10_000);
         assert!(!dir.exists());
         assert_eq!(DirVg::prepare("fast", &dir, Some(10_000), false).unwrap(), 10_000);
-        let vg = DirVg::open("fast", &dir, 10_000).unwrap();
+        let vg = DirVg::open("fast", &dir, 5_000, 10_000).unwrap();
         let path = vg.create("a1", 8192).unwrap();
         assert_eq!(vg.create("a1", 8192).unwrap(), path, "asked twice");
         assert_eq!(fs::metadata(&path).unwrap().len(), 8192);
@@ -346,7 +353,8 @@ mod tests {
         vg.resize("a1", 9000).unwrap();
         assert_eq!(vg.resize("a1", 10_001).unwrap_err().kind, ErrorKind::Refused);
         assert_eq!(vg.resize("a2", 10).unwrap_err().kind, ErrorKind::Failed);
-        assert_eq!(vg.capacity().unwrap().used_bytes, 0);
+        let capacity = vg.capacity().unwrap();
+        assert_eq!((capacity.used_bytes, capacity.left_bytes), (0, 5_000));
         assert_eq!(vg.list().unwrap(), BTreeMap::from([("a1".to_owned(), 9500)]));
         assert_eq!(
             DirVg::release("fast", &dir, false).unwrap_err().kind,
@@ -355,7 +363,7 @@ mod tests {
         vg.remove("a1").unwrap();
         vg.remove("a1").unwrap();
         DirVg::release("fast", &dir, false).unwrap();
-        assert!(DirVg::open("fast", &dir, 1).is_err());
+        assert!(DirVg::open("fast", &dir, 1, 1).is_err());
     }
 
     #[test]

@@ -133,6 +133,10 @@ impl Marsd {
                 volume,
                 settings: *settings,
             },
+            Action::LogBudget { bytes } => Call::VolumeLogBudget {
+                volume,
+                log_bytes_max: *bytes,
+            },
             Action::Limits { limits } => Call::VolumeLimits {
                 volume,
                 limits: *limits,

@@ -12,10 +12,10 @@ use super::dirvg::DirVg;
 /// How full a group is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacity {
-    /// How much the pool may use.
-    pub size_bytes: u64,
     /// Bytes that the disks really take.
     pub used_bytes: u64,
+    /// Bytes that they can still take.
+    pub left_bytes: u64,
 }
 
 /// A place for disks, each named by its volume's id. Calls may block; all may be repeated.
@@ -46,6 +46,7 @@ pub fn open(vg: &VgRef) -> Result<Box<dyn VolumeGroup + Send>, ApiError> {
             &vg.name,
             Path::new(&vg.path),
             vg.size_bytes,
+            vg.promise_bytes,
         )?)),
     }
 }

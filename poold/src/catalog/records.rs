@@ -105,6 +105,8 @@ pub struct VgRecord {
     pub path: String,
     /// How much the pool may use.
     pub size_bytes: u64,
+    /// How much its disks may have together, in percent of that.
+    pub overcommit_percent: u32,
 }
 
 impl Record for VgRecord {
@@ -162,6 +164,8 @@ pub struct VolumeRecord {
     pub settings: VolumeSettings,
     /// How much of the network it may take.
     pub limits: VolumeLimits,
+    /// Log kept on each host, at most; the usual budget when absent.
+    pub log_budget_bytes: Option<u64>,
     /// Whether its log is compressed.
     pub compressed: bool,
     /// What an operator has stopped at its replicas, by host.
@@ -230,6 +234,7 @@ impl VolumeRecord {
             size_bytes: desired.size.bytes(),
             settings,
             limits: VolumeLimits::default(),
+            log_budget_bytes: None,
             compressed: false,
             paused: BTreeMap::new(),
             sources: BTreeMap::new(),

@@ -52,6 +52,9 @@ impl Leader {
                 (None, Some(rate)) => limits.send_bytes_per_second = Some(rate).filter(|rate| *rate > 0),
                 (_, None) => {}
             }
+            if let Some(bytes) = request.log_budget_bytes {
+                limits.log_bytes_max = Some(bytes).filter(|bytes| *bytes > 0);
+            }
             let mut steps = vec!["nothing: it is so already".to_owned()];
             if limits != node.limits {
                 steps = describe(&limits, &tx.records);
@@ -86,6 +89,12 @@ fn describe(limits: &HostLimits, records: &Records) -> Vec<String> {
             rate(limits.send_bytes_per_second)
         ),
     ];
+    if let Some(bytes) = limits.log_bytes_max {
+        let bytes = Bytes(bytes);
+        steps.push(format!(
+            "all logs there take {bytes} together at most; whoever uses most gives up first"
+        ));
+    }
     let names = named(limits, records).prefer;
     if !names.is_empty() {
         steps.push(format!("full syncs of {} go first", names.join(", ")));

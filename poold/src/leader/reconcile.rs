@@ -19,6 +19,7 @@ use super::resize::{resize_steps, served_bytes};
 use super::restore::restore_steps;
 use super::settings::settings_steps;
 use super::snapshots::snapshot_steps;
+use super::thin::promise_bytes;
 use super::verify::cancel_steps;
 use super::watching::Watching;
 use crate::catalog::records::{LifeRecord, NodeRecord, VolumeRecord};
@@ -394,6 +395,7 @@ pub(super) fn vg_ref(vg: &crate::catalog::records::VgRecord) -> VgRef {
         kind: vg.kind,
         path: vg.path.clone(),
         size_bytes: vg.size_bytes,
+        promise_bytes: promise_bytes(vg),
     }
 }
 

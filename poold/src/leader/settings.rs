@@ -28,6 +28,9 @@ const SWITCH_PATIENCE: Duration = Duration::from_secs(15);
 /// Below this many bytes per second a volume would stand still.
 pub(super) const RATE_MIN: u64 = 64 << 10;
 
+/// A budget below this is none: see `api::control::Call::VolumeLogBudget`.
+const NO_LOG_BYTES: u64 = 32 << 10;
+
 /// The four that `all` stands for.
 const SWITCHES: [SwitchWord; 4] = [
     SwitchWord::Sync,
@@ -67,6 +70,10 @@ pub fn settings_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> V
                 add(&place.node, Action::Switch { switch, on });
             }
             let sources = volume.sources.get(&place.node).cloned().unwrap_or_default();
+            let bytes = volume.log_budget_bytes;
+            if replica.log_budget_bytes != bytes {
+                add(&place.node, Action::LogBudget { bytes });
+            }
             // A replica that is detached cannot be told.
             if replica.sources != sources && !paused.contains(&SwitchWord::Attach) {
                 add(&place.node, Action::Sources { sources });
@@ -250,6 +257,23 @@ pub(super) fn refused(volume: &VolumeRecord, message: String, hint: String) -> A
         .object(format!("volume {}", volume.name))
 }
 
+/// What a budget of a volume's log means.
+fn budget_words(bytes: Option<u64>) -> String {
+    match bytes {
+        None => "the log keeps its usual budget on each host".to_owned(),
+        Some(bytes) if bytes < NO_LOG_BYTES => {
+            let bytes = model::Bytes(bytes);
+            format!(
+                "{bytes} are too few for a log: changes go straight to the disk, and what replicas lack is remembered"
+            )
+        }
+        Some(bytes) => {
+            let bytes = model::Bytes(bytes);
+            format!("each host keeps {bytes} of log at most; who is further behind copies what changed")
+        }
+    }
+}
+
 impl Leader {
     /// `volume set`.
     pub fn volume_set(&self, name: &str, request: &SetVolume) -> Result<Changed, ApiError> {
@@ -403,6 +427,11 @@ impl Leader {
                     rate(next.sync_bytes_per_second)
                 ));
                 volume.limits = next;
+            }
+            let budget = limit(volume.log_budget_bytes, request.log_budget_bytes);
+            if budget != volume.log_budget_bytes {
+                steps.push(budget_words(budget));
+                volume.log_budget_bytes = budget;
             }
             keep_wishes(tx, &mut volume, &mut steps)?;
             Ok(Changed {

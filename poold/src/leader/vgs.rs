@@ -7,6 +7,7 @@ use api::pool::{AddVg, Changed, RemoveVg, VgKind};
 use api::{ApiError, Client};
 
 use super::Leader;
+use super::thin::{checked_percent, warning};
 use crate::catalog::records::{NodeRecord, VgRecord};
 use crate::{host, tls};
 
@@ -29,6 +30,8 @@ impl Leader {
                 .hint("`poolctl vg list` shows all groups")
                 .object(object));
         }
+        let overcommit_percent =
+            checked_percent(request.overcommit_percent).map_err(|error| error.object(object.clone()))?;
         let prepare = PrepareVg {
             name: request.name.clone(),
             path: request.dir.clone(),
@@ -40,25 +43,29 @@ impl Leader {
             Some(client) => client.vg_prepare(&prepare).await,
         };
         let size_bytes = prepared.map_err(|error| error.object(object.clone()))?.size_bytes;
+        let group = VgRecord {
+            node: node.to_owned(),
+            name: request.name.clone(),
+            kind: VgKind::Directory,
+            path: request.dir.clone(),
+            size_bytes,
+            overcommit_percent,
+        };
+        let warning = warning(&group);
         self.change(request.dry_run, |tx| {
             tx.records.node(node)?;
-            tx.put(VgRecord {
-                node: node.to_owned(),
-                name: request.name.clone(),
-                kind: VgKind::Directory,
-                path: request.dir.clone(),
-                size_bytes,
-            })?;
+            tx.put(group)?;
             tx.event(
                 format!("node {node}"),
                 format!("gives the volume group {} to the pool", request.name),
             )
         })?;
-        let steps = vec![format!(
+        let mut steps = vec![format!(
             "{} on node {node} takes up to {}",
             request.dir,
             model::Bytes(size_bytes)
         )];
+        steps.extend(warning);
         Ok(Changed {
             object,
             dry_run: request.dry_run,

@@ -15,6 +15,7 @@ use model::{Bytes, NodeId, ReplicaState};
 use super::errands::kept;
 use super::limits::named;
 use super::settings::{compression_word, mode_word, paused};
+use super::thin::{promise_bytes, shortage};
 use super::{Leader, WAIT_MAX};
 use crate::catalog::Records;
 use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord};
@@ -183,6 +184,7 @@ impl View<'_> {
             mode: mode_word(&volume.settings.mode).to_owned(),
             settings: volume.settings,
             limits: volume.limits,
+            log_budget_bytes: volume.log_budget_bytes,
             compression: compression_word(volume.compressed).to_owned(),
             short_seconds: primary.and_then(|(_, replica)| replica.short_seconds),
             late_seconds: primary.and_then(|(_, replica)| replica.late_seconds),
@@ -363,6 +365,10 @@ impl View<'_> {
         let (replicas, reserved_bytes) = self.reserved(&vg.node, &vg.name);
         let report = self.snapshot.hosts.get(&vg.node);
         let report = report.and_then(|seen| seen.report.vgs.iter().find(|report| report.name == vg.name));
+        let problem = report.and_then(|report| report.problem.clone());
+        let sound = report.filter(|report| report.problem.is_none());
+        let shortage =
+            sound.and_then(|report| shortage(vg, reserved_bytes, report.used_bytes, report.left_bytes));
         Vg {
             node: vg.node.clone(),
             name: vg.name.clone(),
@@ -370,12 +376,12 @@ impl View<'_> {
             path: vg.path.clone(),
             size_bytes: vg.size_bytes,
             reserved_bytes,
-            free_bytes: vg.size_bytes.saturating_sub(reserved_bytes),
-            used_bytes: report
-                .filter(|report| report.problem.is_none())
-                .map(|report| report.used_bytes),
+            overcommit_percent: vg.overcommit_percent,
+            free_bytes: promise_bytes(vg).saturating_sub(reserved_bytes),
+            used_bytes: sound.map(|report| report.used_bytes),
+            left_bytes: sound.map(|report| report.left_bytes),
             replicas,
-            problem: report.and_then(|report| report.problem.clone()),
+            problem: problem.or(shortage),
         }
     }
 

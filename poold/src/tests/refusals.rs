@@ -189,6 +189,7 @@ async fn bad_wishes_are_refused_and_change_nothing() {
         node: Some("b".to_owned()),
         dir,
         size_bytes: None,
+        overcommit_percent: None,
         dry_run: false,
     };
     check(client.vg_add(&again).await, Refused, &["already"]);
@@ -201,12 +202,22 @@ async fn bad_wishes_are_refused_and_change_nothing() {
         client
             .vg_add(&AddVg {
                 dir: "relative".to_owned(),
-                ..again
+                ..again.clone()
             })
             .await,
         Usage,
         &["absolute"],
     );
+    let half = AddVg {
+        overcommit_percent: Some(50),
+        ..again
+    };
+    check(client.vg_add(&half).await, Refused, &["already"]);
+    let half = AddVg {
+        dir: hosts[1].dir.path().join("other").display().to_string(),
+        ..half
+    };
+    check(client.vg_add(&half).await, Usage, &["50 %"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -86,6 +86,7 @@ async fn limits_of_a_host_and_compression_reach_marsd_and_are_kept() {
         parallel_syncs: Some(2),
         prefer: Some(vec!["web".to_owned()]),
         bytes_per_second: Some(5 << 20),
+        log_budget_bytes: Some(20 << 30),
         ..SetNodeLimits::default()
     };
     client.node_limits("b", &wish).await.unwrap();
@@ -94,6 +95,11 @@ async fn limits_of_a_host_and_compression_reach_marsd_and_are_kept() {
         ..wish.clone()
     };
     client.node_limits("b", &to_a).await.unwrap();
+    let of_log = |bytes| SetLimits {
+        log_budget_bytes: Some(bytes),
+        ..SetLimits::default()
+    };
+    client.volume_limits("web", &of_log(4 << 30)).await.unwrap();
     let id = client.volume("web").await.unwrap().id;
     until(&client, async || {
         let told = world.host_limits("b");
@@ -101,8 +107,24 @@ async fn limits_of_a_host_and_compression_reach_marsd_and_are_kept() {
     })
     .await;
     assert_eq!(world.host_limits("a"), Default::default());
+    assert_eq!(world.host_limits("b").log_bytes_max, Some(20 << 30));
     hosts[0].kill().await;
     hosts[0].boot().await;
+    until(&client, async || {
+        ["a", "b"]
+            .iter()
+            .all(|node| world.log_budget(node) == Some(4 << 30))
+    })
+    .await;
+    assert_eq!(
+        client.volume("web").await.unwrap().log_budget_bytes,
+        Some(4 << 30)
+    );
+    client.volume_limits("web", &of_log(0)).await.unwrap();
+    until(&client, async || {
+        ["a", "b"].iter().all(|node| world.log_budget(node).is_none())
+    })
+    .await;
     let shown = client.node("b").await.unwrap().limits;
     assert_eq!(
         (shown.prefer, shown.send_bytes_per_second),

@@ -2,11 +2,10 @@
 //! nothing, and replicas copy what changed.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tests::{Cluster, Host, Plan, RECONNECT, Writer, array, run, text, until, wait_for_answers};
 
 use crate::pair::{NAME, P, Pair, S, SIZE_BYTES, stop};
@@ -156,19 +155,6 @@ fn h2_a_file_of_somebody_else_that_fills_it_disturbs_no_writer() {
     assert!(was_told(&pair, "level unlogged") && was_told(&pair, "level normal"));
 }
 
-/// Asks a host's data plane directly.
-fn ask(host: &Host, call: &Value) -> Value {
-    let mut socket = UnixStream::connect(host.control_socket()).expect("marsd listens");
-    writeln!(socket, "{call}").expect("marsd reads");
-    let mut line = String::new();
-    BufReader::new(socket)
-        .read_line(&mut line)
-        .expect("marsd answers");
-    let answer: Value = serde_json::from_str(&line).expect("an answer is JSON");
-    assert!(answer["error"].is_null(), "{answer}");
-    answer
-}
-
 #[test]
 fn h3_a_budget_of_one_volume_is_the_trouble_of_that_volume_alone() {
     let pair = Pair::new();
@@ -187,12 +173,8 @@ fn h3_a_budget_of_one_volume_is_the_trouble_of_that_volume_alone() {
         Writer::start(&pair.cluster.attach(other, P), plan).expect("the writer connects")
     };
     let beside: Vec<Writer> = others.iter().map(start).collect();
-    let id = text(&pair.cluster.volume(NAME)["id"]).to_owned();
-    let budget = |bytes: Value| {
-        let call = json!({"version": 1, "id": 1, "method": "volume-log-budget", "volume": id, "log_bytes_max": bytes});
-        ask(pair.cluster.host(P), &call);
-    };
-    budget(json!(0));
+    let budget = |size: &str| pair.ok(&["limit", "set", NAME, "--log-budget", size]);
+    budget("4K");
     wait_for_level(&pair, NAME, "unlogged");
     wait_for_answers(&writer, 1000);
     for (other, writer) in others.iter().zip(&beside) {
@@ -204,7 +186,7 @@ fn h3_a_budget_of_one_volume_is_the_trouble_of_that_volume_alone() {
     pair.cluster.host(P).restart_marsd();
     wait_for_answers(&writer, 100);
     wait_for_level(&pair, NAME, "unlogged");
-    budget(Value::Null);
+    budget("none");
     wait_for_level(&pair, NAME, "normal");
     stop(writer);
     beside.into_iter().for_each(|writer| drop(stop(writer)));

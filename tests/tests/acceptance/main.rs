@@ -9,6 +9,7 @@ mod admin;
 mod forced;
 mod full;
 mod hardcore;
+mod large;
 mod logs;
 mod pair;
 mod size;
