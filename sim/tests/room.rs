@@ -284,7 +284,7 @@ fn a_flush_without_room_holds_guests_up_and_takes_nothing_back() {
         let before = writes(world);
         world.run_for(2 * SECOND)?;
         assert!(writes(world) > before, "guests wait for a replica");
-        assert_eq!(level(world, 0), Level::Normal);
+        assert!(level(world, 0) < Level::Unlogged, "the primary is in trouble too");
         world.make_room(1);
         replicated(world, &[0, 1])?;
         let failed = |(_, notice): &(usize, Notice)| matches!(notice, Notice::Failed { .. });
