@@ -73,8 +73,8 @@ mutants! {
     UnloggedUnmarked, "MARS, emergency mode remembers nothing", "what changes without a log is not durably marked for those who lack it";
     TailNotCleared, "LVM, new extents hold what was there before", "a disk that grows is not cleared: replicas differ where nobody has written";
     GrownBeforeLogged, "MARS, the size is no part of the log", "guests use the new part before the growth is durable";
-    SnapshotTooEarly, "LINBIT, snapshots with I/O in flight", "a disk takes a snapshot before write-back has reached its record";
-    SnapshotNotRedone, "linstor-server, snapshots half done after a restart", "a snapshot that a crash came into the middle of counts as taken";
+    SnapshotTooEarly, "MARS, an LVM snapshot below a replica in use", "a disk takes a snapshot before write-back has reached its record";
+    SnapshotNotRedone, "of our own: nobody published it", "a snapshot that a crash came into the middle of counts as taken";
     UptodateUnseen, "linstor-server#75, StandAlone but UpToDate", "a replica without a source calls itself up to date";
 }
 
