@@ -420,6 +420,17 @@ impl World {
         if let (Command::SetMembers { members }, Ok(_)) = (&asked.command, &result) {
             // One that leaves and comes back is another one.
             self.nodes[node].kept.retain(|peer, _| members.contains(peer));
+            // The log is kept for one that joins once it has begun.
+            let (here, place) = (self.nodes[node].id.clone(), &mut self.nodes[node]);
+            if place
+                .stood
+                .as_ref()
+                .is_some_and(|stood| stood.role == model::Role::Primary)
+            {
+                for member in members.iter().filter(|member| **member != here) {
+                    place.kept.entry(member.clone()).or_insert(Kept::Fresh);
+                }
+            }
         }
         if let (Command::Snapshot { name }, Ok(Answer::Snapshot { at })) = (&asked.command, &result) {
             self.snapshot_told(node, name, *at);
@@ -475,10 +486,9 @@ impl World {
                 let peers = status.into_iter().flat_map(|status| status.peers);
                 let kept = |dropped| if dropped { Kept::Dropped } else { Kept::Counts };
                 // One that takes over from itself goes on as before.
-                if self.nodes[node].kept.is_empty() {
-                    self.nodes[node].kept = peers
-                        .map(|peer| (peer.node, kept(peer.dirty.is_some())))
-                        .collect();
+                for peer in peers {
+                    let kept = kept(peer.dirty.is_some());
+                    self.nodes[node].kept.entry(peer.node).or_insert(kept);
                 }
                 self.count("engine: promotions");
             }

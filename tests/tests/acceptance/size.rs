@@ -86,6 +86,7 @@ fn a5_a_volume_grows_under_load_on_every_host() {
             .ok()
             .filter(|c| c.export().size_bytes == GROWN_BYTES)
     });
+    pair.cluster.wait_for_uptodate(NAME);
     pair.ok(&["volume", "primary", NAME, S]);
     assert_eq!(size_of(&pair.door), GROWN_BYTES);
     pair.assert_equal();
