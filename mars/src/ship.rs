@@ -743,7 +743,9 @@ impl Engine {
         }
         let serving = matches!(self.phase, Phase::Serving);
         let held_bytes = self.log_bytes();
-        if serving && self.space.level == Level::Dropping && !museum::is(Mutant::LogKeptForDead) {
+        // Where there is no room, what is over the budget is held for nobody all the same.
+        let drops = matches!(self.space.level, Level::Dropping | Level::Stalled);
+        if serving && drops && !museum::is(Mutant::LogKeptForDead) {
             let counted = self.peers.iter().filter(|(_, peer)| peer.counts);
             let laggard = pressure::laggard(
                 self.marks.trimmed()..self.log.sealed.lsn,
