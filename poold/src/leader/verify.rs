@@ -32,7 +32,7 @@ impl Leader {
         }
         let snapshot = self.inventory.snapshot();
         self.change(request.dry_run, |tx| {
-            let volume = self.idle(tx, name)?;
+            let volume = self.in_service(tx, name)?;
             let nothing = |steps: String, job: Option<String>| Changed {
                 object: object.clone(),
                 dry_run: request.dry_run,

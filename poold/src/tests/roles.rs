@@ -3,7 +3,7 @@
 use api::ErrorKind::{self, Refused};
 use api::pool::{
     Attach, Change, Changed, DeleteVolume, Detach, DropKept, JobKind, MakePrimary, OnNode, OnNodes,
-    ResolveSplitBrain,
+    ResolveSplitBrain, Verify,
 };
 
 use super::*;
@@ -232,7 +232,11 @@ async fn logs_are_looked_after_beside_other_work_and_without_hosts_that_are_away
     let job = client.volume_log_trim("web", &trim).await.unwrap().job.unwrap();
     let job = finish(&client, &job, JobState::Done).await;
     assert!(job.message.contains("a gave 8 KiB back"), "{job:?}");
+    // Nobody waits for a comparison, and it waits for nobody.
+    let job = client.volume_verify("web", &Verify::default()).await;
+    let job = job.unwrap().job.unwrap();
     finish(&client, &other.unwrap().job.unwrap(), JobState::Done).await;
+    finish(&client, &job, JobState::Done).await;
     hosts[1].stop_marsd();
     until(&client, async || {
         client.node("b").await.unwrap().state == NodeState::MarsdDown

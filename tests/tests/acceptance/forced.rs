@@ -112,6 +112,21 @@ words! {
 }
 
 words! {
+    /// Whose log goes over to new files, and is given up as far as nobody needs it, three times each.
+    Rotation {
+        Nowhere = "no_logrot",
+        /// P's, before and after S is forced.
+        Orig = "logrot_orig_prim",
+        /// P's, while both sides write.
+        SplitOrig = "logrot_spl_brain_orig_prim",
+        /// S's, while both sides write.
+        SplitSecond = "logrot_spl_brain_orig_secon",
+        /// All of that.
+        Everywhere = "logrot_everywhere",
+    }
+}
+
+words! {
     /// How the loser becomes a replica again.
     Cure {
         Invalidate = "invalidate",
@@ -129,6 +144,7 @@ struct Case {
     guest: Guest,
     winner: Winner,
     log: Log,
+    rotation: Rotation,
     reconnect: Reconnect,
     eviction: Eviction,
     cure: Cure,
@@ -141,12 +157,13 @@ impl fmt::Display for Case {
 }
 
 impl Case {
-    fn words(&self) -> [&'static str; 7] {
+    fn words(&self) -> [&'static str; 8] {
         [
             self.link.word(),
             self.guest.word(),
             self.winner.word(),
             self.log.word(),
+            self.rotation.word(),
             self.reconnect.word(),
             self.eviction.word(),
             self.cure.word(),
@@ -155,29 +172,38 @@ impl Case {
 
     /// The whole product, sense or not.
     fn product() -> Vec<Case> {
-        let mut cases = Vec::new();
-        for link in Link::ALL {
-            for guest in Guest::ALL {
-                for winner in Winner::ALL {
-                    for log in Log::ALL {
-                        for reconnect in Reconnect::ALL {
-                            for eviction in Eviction::ALL {
-                                cases.extend(Cure::ALL.iter().map(|cure| Case {
-                                    link: *link,
-                                    guest: *guest,
-                                    winner: *winner,
-                                    log: *log,
-                                    reconnect: *reconnect,
-                                    eviction: *eviction,
-                                    cure: *cure,
-                                }));
-                            }
-                        }
-                    }
-                }
-            }
+        /// Each case once with every value of one more word.
+        fn times<T: Copy>(cases: Vec<Case>, values: &[T], set: impl Fn(&mut Case, T)) -> Vec<Case> {
+            let with = |case: Case| {
+                let set = &set;
+                values.iter().map(move |value| {
+                    let mut case = case;
+                    set(&mut case, *value);
+                    case
+                })
+            };
+            cases.into_iter().flat_map(with).collect()
         }
-        cases
+        let first = Case {
+            link: Link::Cut,
+            guest: Guest::Stays,
+            winner: Winner::S,
+            log: Log::Whole,
+            rotation: Rotation::Nowhere,
+            reconnect: Reconnect::BeforeForce,
+            eviction: Eviction::Connected,
+            cure: Cure::Invalidate,
+        };
+        let cases = times(vec![first], Link::ALL, |case, link| case.link = link);
+        let cases = times(cases, Guest::ALL, |case, guest| case.guest = guest);
+        let cases = times(cases, Winner::ALL, |case, winner| case.winner = winner);
+        let cases = times(cases, Log::ALL, |case, log| case.log = log);
+        let cases = times(cases, Rotation::ALL, |case, rotation| case.rotation = rotation);
+        let cases = times(cases, Reconnect::ALL, |case, reconnect| {
+            case.reconnect = reconnect
+        });
+        let cases = times(cases, Eviction::ALL, |case, eviction| case.eviction = eviction);
+        times(cases, Cure::ALL, |case, cure| case.cure = cure)
     }
 
     /// Whether both sides have written what the other has not.
@@ -190,10 +216,13 @@ impl Case {
     /// Why a combination of words is no case of its own.
     fn reason_meaningless(&self) -> Option<&'static str> {
         let forced_twice = self.parts() && self.winner == Winner::P;
+        let rotates_both = !matches!(self.rotation, Rotation::Nowhere | Rotation::Orig);
         if self.log == Log::Destroyed && self.winner == Winner::S {
             Some("a replica with a damaged log is no version that could win")
         } else if self.guest == Guest::Rests && (self.link == Link::Whole || self.log == Log::Destroyed) {
             Some("where S is not forced, a guest that rests is one that returns later")
+        } else if rotates_both && !self.parts() {
+            Some("there is no time in which both sides write")
         } else if !forced_twice && self.reconnect == Reconnect::BeforeForce {
             Some("there is no last force: the winner is primary already")
         } else if forced_twice && self.guest == Guest::Rests && self.reconnect == Reconnect::BeforeForce {
@@ -340,6 +369,18 @@ impl Run {
         answer.assert_error(4, "refused");
     }
 
+    /// A log is gone through new files under load, and given up as far as nobody needs it.
+    fn rotate(&self, node: &str, when: &[Rotation]) {
+        if self.case.rotation != Rotation::Everywhere && !when.contains(&self.case.rotation) {
+            return;
+        }
+        for _ in 0..3 {
+            for verb in ["rotate", "trim"] {
+                self.pair.ok(&["volume", "log", verb, NAME, "--node", node]);
+            }
+        }
+    }
+
     fn cut(&self) {
         self.pair.cluster.set_network(Condition::Cut);
     }
@@ -368,6 +409,7 @@ impl Run {
     }
 
     fn run(mut self) {
+        self.rotate(P, &[Rotation::Orig]);
         match (self.case.log, self.case.link) {
             (Log::Destroyed, _) => self.force_on_a_damaged_log(),
             (Log::Whole, Link::Whole) => self.switch_while_connected(),
@@ -435,6 +477,7 @@ impl Run {
             self.pair.cluster.wait_for_uptodate(NAME);
             self.refuse_force(node);
             self.pair.ok(&["volume", "primary", NAME, node]);
+            self.rotate(P, &[Rotation::Orig]);
         }
         if self.case.guest == Guest::Returns {
             self.p.write();
@@ -465,6 +508,8 @@ impl Run {
             self.p.write();
         }
         self.p.is_served();
+        self.rotate(P, &[Rotation::Orig, Rotation::SplitOrig]);
+        self.rotate(S, &[Rotation::SplitSecond]);
         match (self.case.winner, self.case.reconnect) {
             (Winner::S, _) => {
                 self.p.leave();
