@@ -362,7 +362,7 @@ impl Engine {
             committed_epoch: Epoch::NONE,
             trimmed: Lsn(0),
             sync,
-            faked: false,
+            faked: None,
             paused: Paused::default(),
             // Nobody could want a log yet.
             straight: role == Role::Primary && config.members.len() <= 1,

@@ -807,7 +807,9 @@ impl Engine {
         } = source;
         self.begin_size(size);
         // A copy of what changed says nothing about the rest.
-        self.meta.faked &= base.is_some();
+        if base.is_none() {
+            self.meta.faked = None;
+        }
         self.meta.written_back = from;
         self.meta.touched = from.lsn;
         self.meta.committed = from;

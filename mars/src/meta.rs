@@ -25,7 +25,7 @@ pub const META_BYTES_MAX: usize = 64 * 1024;
 /// Preferred sources of a replica, at most.
 pub const SOURCES_MAX: usize = 16;
 
-const MAGIC: u32 = u32::from_le_bytes(*b"PDM5");
+const MAGIC: u32 = u32::from_le_bytes(*b"PDM6");
 
 /// A replica's durable state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,8 +54,9 @@ pub struct Meta {
     pub trimmed: Lsn,
     /// Whether the disk is a version of the volume.
     pub sync: SyncState,
-    /// Whether an operator, not a full sync, says that it is; until a full sync or a full verify says so too.
-    pub faked: bool,
+    /// Where the log ended when an operator, not a full sync, said that it is; until a full sync says so too, or a full verify that
+    /// began behind that place.
+    pub faked: Option<Lsn>,
     /// What an operator has stopped here.
     pub paused: Paused,
     /// As primary: the disk has changed without the log since `written_back`; what the log has from there on is newer.
@@ -147,7 +148,10 @@ impl Meta {
                     w.position(base);
                 }),
         };
-        w.bool(self.faked).u8(self.paused.bits());
+        w.option(self.faked, |w, at| {
+            w.lsn(at);
+        });
+        w.u8(self.paused.bits());
         w.bool(self.straight);
         w.nodes(&self.sources);
         self.settings.write(&mut w);
@@ -207,7 +211,7 @@ impl Meta {
                 },
                 other => return Err(malformed(format!("sync state {other} is unknown"))),
             },
-            faked: r.bool("faked")?,
+            faked: r.option("faked", |r| r.lsn("faked at"))?,
             paused: r.paused("paused")?,
             straight: r.bool("straight")?,
             sources: r.nodes("sources", SOURCES_MAX)?,

@@ -154,7 +154,9 @@ impl Engine {
     /// Whether this node wrote in an epoch.
     fn is_ours(&self, epoch: Epoch) -> bool {
         let wrote = |stretch: &Stretch| stretch.epoch == epoch && stretch.writer == self.config.node;
-        self.meta.role == Role::Primary || self.meta.lineage.iter().any(wrote)
+        // A term is one node's; one that took over may die before it writes anything.
+        let own_term = self.meta.role == Role::Primary && epoch.term == self.meta.epoch.term;
+        own_term || self.meta.lineage.iter().any(wrote)
     }
 
     /// A batch behind the bad one that was sealed when the bad one was durable turns a torn tail into damage.

@@ -194,7 +194,7 @@ impl Engine {
             path: self.follow.path.clone(),
             sources: self.meta.sources.clone(),
             paused: self.meta.paused,
-            faked: self.meta.faked,
+            faked: self.meta.faked.is_some(),
             settings: self.meta.settings,
             short_micros: since(self.policy.short_since),
             late_micros: since(self.policy.late_since),

@@ -187,7 +187,7 @@ impl Engine {
         }
         self.stop_resync();
         self.meta.sync = SyncState::Whole;
-        self.meta.faked = true;
+        self.meta.faked = Some(self.log.sealed.lsn);
         self.notice(Notice::SyncFaked);
         self.save(Then::Answer { id });
     }

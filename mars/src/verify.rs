@@ -458,7 +458,10 @@ impl Engine {
         let Record::Verified { began, nodes } = record else {
             return;
         };
-        self.meta.faked &= !nodes.contains(&self.config.node);
+        if nodes.contains(&self.config.node) {
+            // What was compared before it was vouched for is not what was vouched for.
+            self.meta.faked.take_if(|at| *at <= began.from);
+        }
         let members = &self.config.members;
         self.meta
             .verified

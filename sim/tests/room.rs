@@ -293,3 +293,36 @@ fn a_flush_without_room_holds_guests_up_and_takes_nothing_back() {
         Ok(0)
     });
 }
+
+#[test]
+fn who_takes_over_with_a_log_that_was_never_flushed_may_lose_its_power() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        // All that it has is on its disk, and then more comes.
+        world.cut_link(0, 1, false);
+        world.run_for(SECOND / 5)?;
+        world.fill_log_late(1);
+        world.heal(0, 1);
+        let waits = |w: &World| w.status(1).is_some_and(|s| s.state == ReplicaState::Paused);
+        assert!(world.run_until(20 * SECOND, waits)?, "nobody noticed");
+        world.kill(0);
+        world.take_over(1).expect("it is up");
+        world.run_for(SECOND / 2)?;
+        world.power_cut(1);
+        world.make_room(1);
+        world.start_after(1, 1);
+        world.run_for(SECOND)?;
+        let state = world.status(1).map(|s| s.state);
+        assert_ne!(
+            state,
+            Some(ReplicaState::DefectiveLog),
+            "what was not flushed is no damage"
+        );
+        if world.primary() == Some(1) {
+            world.move_guest_to(1);
+        }
+        world.start_after(0, 1);
+        world.settle()?;
+        Ok(0)
+    });
+}

@@ -851,3 +851,25 @@ fn a_far_replica_follows_its_neighbour_and_falls_back_and_returns() {
         Ok(0)
     });
 }
+
+#[test]
+fn a_comparison_that_began_before_an_operators_word_does_not_prove_it() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.verify(0, true, 64 << 10).expect("it is up");
+        world.run_for(2 * SECOND)?;
+        // So long that a part has to be copied, and an operator does not wait for that.
+        world.cut_link(0, 1, false);
+        world.run_for(2 * SECOND)?;
+        world.heal(0, 1);
+        let copies = |w: &World| w.status(1).is_some_and(|s| s.state == ReplicaState::Inconsistent);
+        assert!(world.run_until(10 * SECOND, copies)?, "nothing to copy");
+        world.fake_sync(1).expect("it is up");
+        compared(world)?;
+        world.run_for(SECOND)?;
+        let faked = count(world, |n| matches!(n, Notice::SyncFaked));
+        assert_eq!(faked, 1, "it was whole already");
+        assert_eq!(world.status(1).map(|s| s.faked), Some(true));
+        Ok(0)
+    });
+}

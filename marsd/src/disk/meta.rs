@@ -142,7 +142,7 @@ mod tests {
             committed_epoch: Epoch::NONE,
             trimmed: Lsn(0),
             sync: SyncState::Fresh,
-            faked: false,
+            faked: None,
             paused: mars::Paused::default(),
             straight: false,
             sources: Vec::new(),

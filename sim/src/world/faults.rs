@@ -226,7 +226,7 @@ impl World {
     /// Whether only an operator's word says that a node's disk is right: what it holds proves nothing, good or bad.
     pub(super) fn is_faked(&self, node: usize) -> bool {
         let asked = |c: &super::Commanded| c.node == node && c.command == Command::FakeSync;
-        self.meta(node).is_some_and(|meta| meta.faked) || self.commands.values().any(asked)
+        self.meta(node).is_some_and(|meta| meta.faked.is_some()) || self.commands.values().any(asked)
     }
 
     /// A node's replica is taken out of service in an orderly way; its disk is left alone.
