@@ -120,26 +120,25 @@ impl Growth {
 impl Engine {
     /// An operator wants the volume to be that long.
     pub(crate) fn start_grow(&mut self, id: CommandId, to: VolumeSize) {
+        if let Some(refusal) = self.refusal_unless_serving() {
+            return self.answer(id, Err(refusal));
+        }
         let size = self.config.size;
-        let refusal = match (&self.phase, &mut self.growth.asked) {
-            (Phase::Following | Phase::Demoting, _) => CommandError::NotPrimary,
-            (Phase::Serving, _) if to < size => CommandError::Unfit {
+        let refusal = match &mut self.growth.asked {
+            _ if to < size => CommandError::Unfit {
                 reason: format!(
                     "a volume does not shrink: it has {} bytes; make a smaller one and copy",
                     size.bytes()
                 ),
             },
-            (Phase::Serving, _) if to == size => return self.answer(id, Ok(Answer::Done)),
-            (Phase::Serving, Some(asked)) if asked.to == to => return asked.ids.push(id),
-            (Phase::Serving, Some(asked)) => CommandError::Growing { to: asked.to },
-            (Phase::Serving, none) => {
+            _ if to == size => return self.answer(id, Ok(Answer::Done)),
+            Some(asked) if asked.to == to => return asked.ids.push(id),
+            Some(asked) => CommandError::Growing { to: asked.to },
+            none => {
                 let (ids, begun) = (vec![id], false);
                 *none = Some(Asked { ids, to, begun });
                 return;
             }
-            _ => CommandError::NotInService {
-                reason: "recovery is under way".to_owned(),
-            },
         };
         self.answer(id, Err(refusal));
     }

@@ -86,8 +86,15 @@ impl Engine {
 
     /// Why nothing can be asked of this node as primary now.
     fn refusal_as_primary(&self) -> Option<CommandError> {
+        match self.hand_over {
+            Some(_) => Some(CommandError::Busy),
+            None => self.refusal_unless_serving(),
+        }
+    }
+
+    /// Why this node is not the primary that serves, if it is not.
+    pub(crate) fn refusal_unless_serving(&self) -> Option<CommandError> {
         match self.phase {
-            _ if self.hand_over.is_some() => Some(CommandError::Busy),
             Phase::Serving => None,
             Phase::Following | Phase::Demoting => Some(CommandError::NotPrimary),
             _ => Some(CommandError::NotInService {

@@ -232,14 +232,7 @@ impl Snapshots {
 impl Engine {
     /// An operator wants this version kept on every replica.
     pub(crate) fn start_snapshot(&mut self, id: CommandId, name: SnapshotName) {
-        let refusal = match self.phase {
-            Phase::Serving => None,
-            Phase::Following | Phase::Demoting => Some(CommandError::NotPrimary),
-            _ => Some(CommandError::NotInService {
-                reason: "recovery is under way".to_owned(),
-            }),
-        };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.refusal_unless_serving() {
             return self.answer(id, Err(refusal));
         }
         // Asked again, perhaps because the answer was lost.

@@ -219,17 +219,12 @@ impl Engine {
         bytes_per_second_max: u64,
         unix_seconds: u64,
     ) {
-        let refusal = match self.phase {
-            Phase::Serving if self.peers.is_empty() => Some(CommandError::Unfit {
+        let alone = || {
+            self.peers.is_empty().then(|| CommandError::Unfit {
                 reason: "the volume has one replica only: there is nothing to compare".to_owned(),
-            }),
-            Phase::Serving => None,
-            Phase::Following | Phase::Demoting => Some(CommandError::NotPrimary),
-            _ => Some(CommandError::NotInService {
-                reason: "recovery is under way".to_owned(),
-            }),
+            })
         };
-        if let Some(refusal) = refusal {
+        if let Some(refusal) = self.refusal_unless_serving().or_else(alone) {
             return self.answer(id, Err(refusal));
         }
         let from = self.log.sealed.lsn;

@@ -1,33 +1,21 @@
 //! Do all replicas keep the same version, with crashes, laggards, hand-overs and disks without room? Scripts, each lived under several
 //! seeds; that contents are those of the position is checked by the world.
 
+mod common;
+
+use common::{SECOND, all_become};
 use mars::{Absence, Snapshot, SnapshotState};
 use model::ReplicaState;
 use sim::{Profile, Violation, World};
 
-const SECOND: u64 = 1_000_000;
 const NAME: &str = "before";
 
 fn lives(profile: &Profile, script: impl Fn(&mut World) -> Result<(), Violation>) {
-    for seed in 0..20 {
-        let mut world = World::new(seed, profile.clone(), 50);
-        script(&mut world).unwrap_or_else(|violation| {
-            panic!("seed {seed} {violation}\n{}", world.trace_lines().join("\n"));
-        });
-    }
+    common::lives(profile, |world| script(world).map(|()| 0));
 }
 
 fn replicated(world: &mut World, members: &[usize]) -> Result<(), Violation> {
-    let state = |world: &World, node: &usize| world.status(*node).map(|s| s.state);
-    let all = |world: &World| {
-        members
-            .iter()
-            .all(|node| state(world, node) == Some(ReplicaState::Uptodate))
-    };
-    assert!(
-        world.run_until(30 * SECOND, all)?,
-        "no replication between {members:?}"
-    );
+    all_become(world, members, 30 * SECOND, |s| s.state == ReplicaState::Uptodate)?;
     // Until that is durable, and known to the primary.
     world.run_for(SECOND / 4)
 }

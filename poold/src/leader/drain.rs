@@ -317,7 +317,8 @@ fn drain_job(node: &str, evacuate: bool) -> JobRecord {
     }
 }
 
-fn is_drain_of(job: &JobRecord, node: &str) -> bool {
+/// Whether a job takes a host's roles and replicas away now.
+pub fn is_drain_of(job: &JobRecord, node: &str) -> bool {
     job.kind == JobKind::Drain && !job.state.ended() && job.from.as_deref() == Some(node)
 }
 

@@ -14,7 +14,6 @@ use super::jobs::{COMPARE_PHASE, ORDER_PHASE};
 use super::verify::advance_compare;
 use crate::catalog::Records;
 use crate::catalog::records::{JobRecord, VolumeRecord};
-use crate::clock;
 use crate::inventory::{Snapshot, replica_state};
 
 /// The orders that running jobs still wait for; those to hosts that are not seen wait until they are.
@@ -58,15 +57,9 @@ impl Leader {
         snapshot: &Snapshot,
         now: Instant,
     ) -> Option<(JobRecord, Option<VolumeRecord>)> {
-        let end = |state, error| JobRecord {
-            state,
-            error,
-            ended: Some(clock::now()),
-            ..job.clone()
-        };
         let Some(volume) = volume else {
             let error = ApiError::not_found("the volume was deleted");
-            return Some((end(JobState::Failed, Some(error)), None));
+            return Some((job.ended(JobState::Failed, Some(error)), None));
         };
         if job.phase == Phase::Sync.word() {
             let observed = snapshot.observed(&volume.id, now);
@@ -78,7 +71,10 @@ impl Leader {
                 cleared.generation += 1;
                 cleared
             });
-            let next = || job.next_loser().unwrap_or_else(|| end(JobState::Done, None));
+            let next = || {
+                job.next_loser()
+                    .unwrap_or_else(|| job.ended(JobState::Done, None))
+            };
             return whole.then(|| (next(), cleared));
         }
         if job.phase == COMPARE_PHASE {
@@ -90,15 +86,15 @@ impl Leader {
             return advance_errand(job, came, snapshot, now).map(|job| (job, None));
         }
         if came.is_none() && !is_seen(order, job, volume, snapshot, now) {
-            return (job.state == JobState::Cancelling).then(|| (end(JobState::Cancelled, None), None));
+            return (job.state == JobState::Cancelling).then(|| (job.ended(JobState::Cancelled, None), None));
         }
         if let Some(Err(error)) = came {
             let error = error.clone().object(format!("volume {}", volume.name));
-            return Some((end(JobState::Failed, Some(error)), None));
+            return Some((job.ended(JobState::Failed, Some(error)), None));
         }
         let done = JobRecord {
             note: came.and_then(|came| came.clone().ok()),
-            ..end(JobState::Done, None)
+            ..job.ended(JobState::Done, None)
         };
         let mut next = volume.clone();
         next.generation += 1;

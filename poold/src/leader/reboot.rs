@@ -8,8 +8,9 @@ use api::pool::RebootCheck;
 use model::{NodeId, ReplicaState};
 
 use super::Leader;
+use super::drain::is_drain_of;
 use super::view::View;
-use crate::catalog::records::{JobRecord, LifeRecord, VolumeRecord};
+use crate::catalog::records::{LifeRecord, VolumeRecord};
 use crate::clock;
 
 impl Leader {
@@ -26,10 +27,7 @@ impl Leader {
                 let about = |what: String| format!("volume {}: {what}", volume.name);
                 reasons.extend(against(view, volume, name).into_iter().map(about));
             }
-            let drains = |job: &&JobRecord| {
-                job.volume.is_empty() && !job.state.ended() && job.from.as_deref() == Some(name)
-            };
-            let draining = view.records.jobs.iter().filter(drains);
+            let draining = view.records.jobs.iter().filter(|job| is_drain_of(job, name));
             reasons.extend(draining.map(|job| format!("job {} drains it", job.number)));
             if name == view.leader {
                 notes.push(

@@ -17,7 +17,6 @@ use super::view::View;
 use super::volumes::size_refusal;
 use crate::catalog::Records;
 use crate::catalog::records::{JobRecord, LifeRecord, VolumeRecord};
-use crate::clock;
 use crate::inventory::Snapshot;
 
 /// The phase of a resize, which is none of the planner's.
@@ -232,22 +231,19 @@ impl Leader {
         snapshot: &Snapshot,
         now: Instant,
     ) -> Option<JobRecord> {
-        let end = |state, note, error| JobRecord {
-            state,
+        let end = |state, note| JobRecord {
             note,
-            error,
-            ended: Some(clock::now()),
-            ..job.clone()
+            ..job.ended(state, None)
         };
         let Some(volume) = volume else {
             let error = ApiError::not_found("the volume was deleted");
-            return Some(end(JobState::Failed, None, Some(error)));
+            return Some(job.ended(JobState::Failed, Some(error)));
         };
         let (_, primary) = match snapshot.primary(&volume.id, now) {
             Some(primary) => primary,
             None => {
                 let cancelled = job.state == JobState::Cancelling;
-                return cancelled.then(|| end(JobState::Cancelled, None, None));
+                return cancelled.then(|| end(JobState::Cancelled, None));
             }
         };
         let awaits = volume
@@ -258,8 +254,8 @@ impl Leader {
             let away = volume.members.iter().map(|place| place.node.as_str());
             let away: Vec<&str> = away.filter(|node| snapshot.marsd(node, now).is_err()).collect();
             let note = (!away.is_empty()).then(|| format!("{} will follow when reachable", away.join(", ")));
-            return Some(end(JobState::Done, note, None));
+            return Some(end(JobState::Done, note));
         }
-        (job.state == JobState::Cancelling).then(|| end(JobState::Cancelled, None, None))
+        (job.state == JobState::Cancelling).then(|| end(JobState::Cancelled, None))
     }
 }

@@ -16,7 +16,6 @@ use super::snapshots::{has, no_such};
 use super::volumes::open_doors;
 use crate::catalog::Records;
 use crate::catalog::records::{JobRecord, SnapshotAt, VolumeRecord};
-use crate::clock;
 use crate::inventory::Snapshot;
 
 /// The phase in which what differs is written.
@@ -129,12 +128,10 @@ pub fn advance_restore(
     now: Instant,
 ) -> Option<JobRecord> {
     let end = |state, note, error: Option<ApiError>| {
+        let error = error.map(|error| error.object(format!("volume {}", job.volume_name)));
         Some(JobRecord {
-            state,
             note,
-            error: error.map(|error| error.object(format!("volume {}", job.volume_name))),
-            ended: Some(clock::now()),
-            ..job.clone()
+            ..job.ended(state, error)
         })
     };
     let name = job.snapshot.as_deref()?;

@@ -311,11 +311,11 @@ pub fn advance_snapshot(
     now: Instant,
 ) -> Option<(JobRecord, Option<VolumeRecord>)> {
     let end = |state, note, error: Option<ApiError>| JobRecord {
-        state,
         note,
-        error: error.map(|error| error.object(format!("volume {}", job.volume_name))),
-        ended: Some(clock::now()),
-        ..job.clone()
+        ..job.ended(
+            state,
+            error.map(|error| error.object(format!("volume {}", job.volume_name))),
+        )
     };
     let name = job.snapshot.as_deref()?;
     let Some(volume) = volume else {

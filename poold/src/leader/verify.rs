@@ -145,11 +145,11 @@ pub fn advance_compare(
     now: Instant,
 ) -> Option<JobRecord> {
     let end = |state, verify, error: Option<ApiError>| JobRecord {
-        state,
         verify,
-        error: error.map(|error| error.object(format!("volume {}", volume.name))),
-        ended: Some(clock::now()),
-        ..job.clone()
+        ..job.ended(
+            state,
+            error.map(|error| error.object(format!("volume {}", volume.name))),
+        )
     };
     let cancelling = job.state == JobState::Cancelling;
     let Some(run) = seen(job, snapshot, now) else {

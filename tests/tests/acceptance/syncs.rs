@@ -45,6 +45,10 @@ fn wait_until_going(cluster: &Cluster, wanted: &[&str]) {
 fn a11_syncs_take_turns_by_preference() {
     let cluster = Cluster::start(&["p", "s"]);
     let ok = |arguments: &[&str]| cluster.ok("p", arguments);
+    let limit = |syncs_max: &str, preferred: &str| {
+        let at_one_time = ["--parallel-syncs", syncs_max, "--prefer", preferred];
+        ok(&[&["limit", "set", "--node", "s"][..], &at_one_time].concat());
+    };
     let mut data = vec![0; (8 * MIB) as usize];
     for volume in VOLUMES {
         cluster.create(volume, "16M", &["p"]);
@@ -53,16 +57,7 @@ fn a11_syncs_take_turns_by_preference() {
         guest.write(0, data.clone(), true).expect("written");
         ok(&["limit", "set", volume, "--sync-rate", "256K"]);
     }
-    ok(&[
-        "limit",
-        "set",
-        "--node",
-        "s",
-        "--parallel-syncs",
-        "1",
-        "--prefer",
-        "r3,r1,r2",
-    ]);
+    limit("1", "r3,r1,r2");
     // Who has begun is not interrupted; of those that wait the preferred one is next.
     ok(&["volume", "join", "r2", "s", "--no-wait"]);
     wait_until_going(&cluster, &["r2"]);
@@ -88,27 +83,9 @@ fn a11_syncs_take_turns_by_preference() {
     ok(&["limit", "set", "--node", "s", "--parallel-syncs", "2"]);
     until("two go on", || (going(&cluster).len() == 2).then_some(()));
     assert!(going(&cluster).contains(&"r3"), "the first by preference");
-    ok(&[
-        "limit",
-        "set",
-        "--node",
-        "s",
-        "--parallel-syncs",
-        "none",
-        "--prefer",
-        "none",
-    ]);
+    limit("none", "none");
     wait_until_going(&cluster, &VOLUMES);
-    ok(&[
-        "limit",
-        "set",
-        "--node",
-        "s",
-        "--parallel-syncs",
-        "1",
-        "--prefer",
-        "r1",
-    ]);
+    limit("1", "r1");
     wait_until_going(&cluster, &["r1"]);
     for volume in VOLUMES {
         ok(&["limit", "set", volume, "--sync-rate", "none"]);

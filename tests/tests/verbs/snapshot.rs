@@ -123,21 +123,31 @@ fn a_version_is_kept_under_load_on_all_hosts_and_comes_back_on_all() {
     cluster.ok("a", &["volume", "delete", "web"]);
 }
 
+fn watch_until_done(cluster: &Cluster, job: &Value) {
+    let ended = cluster.ctl("a", &["job", "watch", text(&job["job"])]);
+    assert_eq!(
+        (ended.code, text(&ended.json["state"])),
+        (0, "done"),
+        "{:#}",
+        ended.json
+    );
+}
+
 #[test]
 fn a_snapshot_and_a_restore_go_on_after_the_death_of_marsd_and_of_the_catalog() {
     let cluster = Cluster::start(&["a", "b"]);
     cluster.create("web", "64M", &["a", "b"]);
     let door = cluster.attach("web", "a");
     let guest = Client::open(&door, Options::default()).expect("a guest");
-    let fill = |byte: u8| {
+    let fill = |guest: &Client, byte: u8| {
         for at in (0..48 * MIB).step_by(MIB as usize) {
             guest
                 .write(at, vec![byte; MIB as usize], false)
                 .expect("a good answer");
         }
-        guest.flush().expect("a good answer");
     };
-    fill(1);
+    fill(&guest, 1);
+    guest.flush().expect("a good answer");
     for (name, host) in [("one", "b"), ("two", "a")] {
         let job = cluster.ok("a", &["volume", "snapshot", "create", "web", name, "--no-wait"]);
         cluster.host(host).marsd().kill();
@@ -146,13 +156,7 @@ fn a_snapshot_and_a_restore_go_on_after_the_death_of_marsd_and_of_the_catalog() 
             cluster.host("a").poold().kill();
             cluster.host("a").restart_poold();
         }
-        let ended = cluster.ctl("a", &["job", "watch", text(&job["job"])]);
-        assert_eq!(
-            (ended.code, text(&ended.json["state"])),
-            (0, "done"),
-            "{:#}",
-            ended.json
-        );
+        watch_until_done(&cluster, &job);
         let contents = kept(&cluster, name);
         assert!(
             contents[..(48 * MIB) as usize].iter().all(|byte| *byte == 1),
@@ -161,23 +165,13 @@ fn a_snapshot_and_a_restore_go_on_after_the_death_of_marsd_and_of_the_catalog() 
     }
     drop(guest);
     let guest = Client::open(&door, Options::default()).expect("a guest");
-    for at in (0..48 * MIB).step_by(MIB as usize) {
-        guest
-            .write(at, vec![2; MIB as usize], false)
-            .expect("a good answer");
-    }
+    fill(&guest, 2);
     drop(guest);
     wait_until_nobody_is_connected(&cluster);
     let job = cluster.ok("a", &["volume", "snapshot", "restore", "web", "one", "--no-wait"]);
     cluster.host("a").marsd().kill();
     cluster.host("a").restart_marsd();
-    let ended = cluster.ctl("a", &["job", "watch", text(&job["job"])]);
-    assert_eq!(
-        (ended.code, text(&ended.json["state"])),
-        (0, "done"),
-        "{:#}",
-        ended.json
-    );
+    watch_until_done(&cluster, &job);
     cluster.wait_for_uptodate("web");
     cluster.assert_identical("web");
     let guest = Client::open(&door, Options::default()).expect("a guest");

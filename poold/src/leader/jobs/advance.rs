@@ -9,7 +9,6 @@ use migrate::job::{Next, Phase, advance};
 use super::refusal;
 use crate::catalog::Records;
 use crate::catalog::records::{JobRecord, VolumeRecord};
-use crate::clock;
 use crate::inventory::Snapshot;
 use crate::leader::Leader;
 use crate::leader::restore::advance_restore;
@@ -71,7 +70,7 @@ impl Leader {
             Err(what) => {
                 return self.write_job(
                     job,
-                    ended(job, JobState::Failed, Some(ApiError::failed(what))),
+                    job.ended(JobState::Failed, Some(ApiError::failed(what))),
                     None,
                 );
             }
@@ -81,7 +80,7 @@ impl Leader {
             Err(what) => {
                 return self.write_job(
                     job,
-                    ended(job, JobState::Failed, Some(ApiError::failed(what))),
+                    job.ended(JobState::Failed, Some(ApiError::failed(what))),
                     None,
                 );
             }
@@ -146,11 +145,11 @@ impl Leader {
                 },
                 None,
             ),
-            Next::Done => self.write_job(job, ended(&next, JobState::Done, None), None),
-            Next::Cancelled => self.write_job(job, ended(&next, JobState::Cancelled, None), None),
+            Next::Done => self.write_job(job, next.ended(JobState::Done, None), None),
+            Next::Cancelled => self.write_job(job, next.ended(JobState::Cancelled, None), None),
             Next::Fail(error) => {
                 let error = refusal(&error, &job.volume_name);
-                self.write_job(job, ended(&next, JobState::Failed, Some(error)), None)
+                self.write_job(job, next.ended(JobState::Failed, Some(error)), None)
             }
         }
     }
@@ -212,14 +211,5 @@ impl Leader {
             tx.put(job)?;
             Ok(true)
         })
-    }
-}
-
-fn ended(job: &JobRecord, state: JobState, error: Option<ApiError>) -> JobRecord {
-    JobRecord {
-        state,
-        error,
-        ended: Some(clock::now()),
-        ..job.clone()
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::ApiError;
 use api::pool::{Job, JobKind, JobState};
 use migrate::desired::Placement;
 use migrate::job::{Phase, Work};
@@ -22,6 +23,16 @@ impl JobRecord {
             volume: volume.id.clone(),
             volume_name: volume.name.clone(),
             ..JobRecord::on_host(kind, phase)
+        }
+    }
+
+    /// The same job, at its end.
+    pub fn ended(&self, state: JobState, error: Option<ApiError>) -> JobRecord {
+        JobRecord {
+            state,
+            error,
+            ended: Some(clock::now()),
+            ..self.clone()
         }
     }
 
