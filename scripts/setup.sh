@@ -18,7 +18,7 @@ export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:/usr/sbin:/sbin"
 # Command → Debian package, for every group; behind a `|` the package that has it in an older release.
 declare -A PACKAGES=(
     [rust]="cc=gcc ld=binutils"
-    [tests]="nbdkit=nbdkit qemu-img=qemu-utils qemu-io=qemu-utils qemu-nbd=qemu-utils qemu-storage-daemon=qemu-utils|qemu-system-common nbdinfo=libnbd-bin nbdcopy=libnbd-bin fio=fio jq=jq"
+    [tests]="nbdkit=nbdkit qemu-img=qemu-utils qemu-io=qemu-utils qemu-nbd=qemu-utils qemu-storage-daemon=qemu-utils|qemu-system-common nbdinfo=libnbd-bin nbdcopy=libnbd-bin fio=fio jq=jq mkfs.xfs=xfsprogs"
     [demo]="qemu-img=qemu-utils nbdcopy=libnbd-bin mkfs.ext4=e2fsprogs e2fsck=e2fsprogs debugfs=e2fsprogs jq=jq"
     [deny]=""
 )

@@ -3,32 +3,25 @@
 
 use std::fs::File;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde_json::Value;
-use tests::{Cluster, Host, Plan, RECONNECT, Writer, array, run, text, until, wait_for_answers};
+use tests::mount::Mounted;
+use tests::{Cluster, Host, Plan, RECONNECT, Writer, array, text, until, wait_for_answers};
 
 use crate::pair::{NAME, P, Pair, S, SIZE_BYTES, stop};
 
 /// A file system of its own for a host's logs, in memory; gone with the value.
-struct LogFs(PathBuf);
+struct LogFs(Mounted);
 
 impl LogFs {
     /// `None`, with a word about it, where that is not allowed.
     fn mount(host: &Host, size: &str) -> Option<LogFs> {
         let path = host.marsd_dir().join("log");
         host.marsd().kill();
-        let options = format!("size={size}");
-        let done = std::process::Command::new("mount")
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(&path)
-            .output();
-        let mounted = done.is_ok_and(|output| output.status.success());
+        let mounted = Mounted::memory(&path, size);
         host.restart_marsd();
-        if !mounted {
-            eprintln!("no file system can be mounted here: the case is not tried");
-        }
-        mounted.then_some(LogFs(path))
+        mounted.map(LogFs)
     }
 
     /// Takes all the room there is left.
@@ -43,13 +36,7 @@ impl LogFs {
     }
 
     fn foreign(&self) -> PathBuf {
-        self.0.join("of-somebody-else")
-    }
-}
-
-impl Drop for LogFs {
-    fn drop(&mut self) {
-        run("umount", &[Path::new("-l"), &self.0]);
+        self.0.path().join("of-somebody-else")
     }
 }
 

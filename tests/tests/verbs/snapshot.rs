@@ -1,6 +1,7 @@
 //! `volume snapshot`: is the same version kept on every host while a guest writes, whatever dies, and does it come back?
 
 use serde_json::Value;
+use tests::mount::Mounted;
 use tests::{Client, Cluster, Options, array, steady_writer, stop, text, until, wait_for_answers};
 
 const MIB: u64 = 1 << 20;
@@ -180,4 +181,68 @@ fn a_snapshot_and_a_restore_go_on_after_the_death_of_marsd_and_of_the_catalog() 
         let want = u8::from(at < 48 * MIB);
         assert!(found.iter().all(|byte| *byte == want), "at {at}");
     }
+}
+
+#[test]
+fn a_file_system_that_can_share_blocks_keeps_a_version_without_a_copy() {
+    let cluster = Cluster::start(&["a", "b"]);
+    let host = cluster.host("a");
+    host.ok(&["vg", "remove", "vg0"]);
+    let Some(fs) = Mounted::sharing(&host.vg_dir(), 512 * MIB) else {
+        return;
+    };
+    host.add_vg(None);
+    cluster.create("web", "128M", &["a", "b"]);
+    let door = cluster.attach("web", "a");
+    let guest = Client::open(&door, Options::default()).expect("a guest");
+    for at in (8 * MIB..104 * MIB).step_by(MIB as usize) {
+        guest
+            .write(at, vec![(at / MIB) as u8; MIB as usize], false)
+            .expect("a good answer");
+    }
+    guest.flush().expect("a good answer");
+    let writer = steady_writer(&door, 0, 4 * MIB, 500.0);
+    wait_for_answers(&writer, 500);
+    cluster.wait_for_uptodate("web");
+    // Everything is on the disks.
+    cluster.assert_identical("web");
+    let before = fs.used_bytes();
+    assert!(before >= 96 * MIB, "{before}");
+    for name in ["one", "two"] {
+        cluster.ok("a", &["volume", "snapshot", "create", "web", name]);
+        wait_for_answers(&writer, 500);
+        let contents = kept(&cluster, name);
+        let right = |at: u64| {
+            contents[(at * MIB) as usize..((at + 1) * MIB) as usize]
+                .iter()
+                .all(|byte| *byte == at as u8)
+        };
+        assert!((8..104).all(right), "{name}");
+    }
+    // What the writer has changed since is there more than once, and nothing else.
+    let grown = fs.used_bytes().saturating_sub(before);
+    assert!(grown < 32 * MIB, "two snapshots of {before} bytes took {grown}");
+    assert_eq!(stop(writer).reconnects, 0);
+    guest
+        .write(8 * MIB, vec![0xff; (32 * MIB) as usize], true)
+        .expect("a good answer");
+    drop(guest);
+    wait_until_nobody_is_connected(&cluster);
+    cluster.ok("a", &["volume", "snapshot", "delete", "web", "two"]);
+    let one = kept(&cluster, "one");
+    cluster.ok("a", &["volume", "snapshot", "restore", "web", "one"]);
+    let guest = Client::open(&door, Options::default()).expect("a guest");
+    for at in (0..128 * MIB).step_by(MIB as usize) {
+        let found = guest.read(at, MIB as u32).expect("a good answer");
+        assert!(found == one[at as usize..(at + MIB) as usize], "at {at}");
+    }
+    drop(guest);
+    cluster.wait_for_uptodate("web");
+    cluster.assert_identical("web");
+    cluster.ok("a", &["volume", "snapshot", "delete", "web", "one"]);
+    cluster.ok("a", &["volume", "detach", "web"]);
+    cluster.ok("a", &["volume", "delete", "web"]);
+    until("its room is free again", || {
+        (fs.used_bytes() < before - 96 * MIB).then_some(())
+    });
 }
