@@ -700,7 +700,7 @@ impl Engine {
     }
 
     pub(crate) fn notice(&mut self, notice: Notice) {
-        self.effects.push_back(Effect::Notice(notice));
+        self.effects.push_back(Effect::Notice(Box::new(notice)));
     }
 
     /// Makes the state as it is now durable, then goes on.

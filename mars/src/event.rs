@@ -673,7 +673,7 @@ pub enum Effect {
         result: Result<Answer, CommandError>,
     },
     /// Tell whoever watches.
-    Notice(Notice),
+    Notice(Box<Notice>),
 }
 
 /// News about a volume, for logs and event streams.

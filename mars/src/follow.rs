@@ -6,9 +6,9 @@ use model::{Epoch, Lsn, NodeId, Role, SectorOffset, Tick, VolumeSize};
 use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Phase, Then};
 use crate::event::{Effect, LinkId, Notice};
-use crate::lineage::{History, Position, Relation, Stretch};
+use crate::lineage::{Position, Relation};
 use crate::log::Log;
-use crate::message::Message;
+use crate::message::{Message, Opened};
 use crate::meta::SyncState;
 use crate::museum::{self, Mutant};
 use crate::record::{Batch, BatchError, HEADER_BYTES, Header};
@@ -47,7 +47,7 @@ pub(crate) enum State {
     Renewing {
         link: LinkId,
         peer: NodeId,
-        source: Opened,
+        source: Box<Opened>,
         /// Contents are kept, for a partial copy since this base.
         base: Option<Position>,
         started: bool,
@@ -58,7 +58,7 @@ pub(crate) enum State {
     Offered {
         link: LinkId,
         peer: NodeId,
-        source: Opened,
+        source: Box<Opened>,
         base: Position,
         buffer: BytesMut,
         checked: bool,
@@ -84,28 +84,6 @@ pub(crate) enum CutStep {
     Begun,
     /// It is gone: waits once more, for what was asked for meanwhile, then begins anew with what is left.
     Dropped,
-}
-
-/// What a source said when it opened a stream.
-#[derive(Clone, Debug)]
-pub(crate) struct Opened {
-    epoch: Epoch,
-    from: Position,
-    from_epoch: Epoch,
-    size: VolumeSize,
-    lineage: Vec<Stretch>,
-    /// Through whom its log comes.
-    via: Vec<NodeId>,
-}
-
-impl Opened {
-    /// The source's history up to where the stream begins.
-    pub fn history(&self) -> History {
-        History {
-            lineage: self.lineage.clone(),
-            tip: self.from,
-        }
-    }
 }
 
 /// The listening side of a replica.
@@ -414,7 +392,8 @@ impl Engine {
             return;
         }
         let epoch = match &message {
-            Message::Opened { epoch, .. } | Message::Parted { epoch, .. } => Some(*epoch),
+            Message::Opened(opened) => Some(opened.epoch),
+            Message::Parted { epoch, .. } => Some(*epoch),
             _ => None,
         };
         if let Some(epoch) = epoch {
@@ -430,31 +409,9 @@ impl Engine {
             }
         }
         match message {
-            Message::Opened {
-                epoch,
-                from,
-                from_epoch,
-                fresh,
-                via,
-                settings,
-                base,
-                size,
-                lineage,
-            } => {
-                self.adopt(settings);
-                self.opened(
-                    link,
-                    Opened {
-                        epoch,
-                        from,
-                        from_epoch,
-                        size,
-                        lineage,
-                        via,
-                    },
-                    fresh,
-                    base,
-                );
+            Message::Opened(source) => {
+                self.adopt(source.settings);
+                self.opened(link, source);
             }
             Message::Parted { history, .. } => {
                 if matches!(self.follow.state, State::Opening { .. }) {
@@ -482,8 +439,8 @@ impl Engine {
             } => self.streamed(link, at, committed, horizon, &bytes),
             Message::SyncReply { id, end, extents } => self.sync_replied(id, end, extents),
             Message::Survey { end, map } => self.told_survey(end, map),
-            Message::Settings { settings } => self.adopt(settings),
-            Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, settings),
+            Message::Settings { settings } => self.adopt(*settings),
+            Message::Grant { epoch, at, settings } => self.granted(link, epoch, at, *settings),
             Message::Dirty { base, map } => self.told_dirty(base, map),
             Message::Repair { range } => self.told_to_repair(range),
             Message::Open { .. }
@@ -496,7 +453,8 @@ impl Engine {
         }
     }
 
-    fn opened(&mut self, link: LinkId, source: Opened, fresh: bool, base: Option<Position>) {
+    fn opened(&mut self, link: LinkId, source: Box<Opened>) {
+        let (fresh, base) = (source.fresh, source.base);
         let State::Opening { peer, .. } = &self.follow.state else {
             return;
         };
@@ -796,7 +754,7 @@ impl Engine {
     }
 
     /// An empty log that continues the source's, and a copy that has not begun.
-    pub(crate) fn begin_log_at(&mut self, source: Opened, base: Option<Position>) {
+    pub(crate) fn begin_log_at(&mut self, source: Box<Opened>, base: Option<Position>) {
         let Opened {
             epoch,
             from,
@@ -804,7 +762,7 @@ impl Engine {
             size,
             lineage,
             ..
-        } = source;
+        } = *source;
         self.begin_size(size);
         // A copy of what changed says nothing about the rest.
         if base.is_none() {

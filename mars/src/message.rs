@@ -37,29 +37,8 @@ pub enum Message {
         /// What is stopped here: with fetch among it, say hello but send me no log.
         paused: Paused,
     },
-    /// Source to replica: my log continues yours at `from`. A replica that opened without history, or whose history I
-    /// no longer hold (`fresh`), begins an empty log at `from` and a full sync.
-    Opened {
-        /// My epoch.
-        epoch: Epoch,
-        /// Where the stream begins.
-        from: Position,
-        /// Epoch of the last batch before `from`.
-        from_epoch: Epoch,
-        /// Whether you must begin anew.
-        fresh: bool,
-        /// Through whom my log comes, the primary first; empty when I am the primary.
-        via: Vec<NodeId>,
-        /// What an operator has decided for the volume.
-        settings: Settings,
-        /// I know what changed since here. If that is on your history, keep your contents: a [`Message::Dirty`] follows,
-        /// and only what it names need be compared.
-        base: Option<Position>,
-        /// The volume's length; when you must begin anew, at `from`.
-        size: VolumeSize,
-        /// Who wrote what, up to my end.
-        lineage: Vec<Stretch>,
-    },
+    /// Source to replica: my log continues yours.
+    Opened(Box<Opened>),
     /// Source to replica: my log does not continue yours. Where they part, and whether what you have behind that was ever
     /// promised to anybody, you can tell from my history.
     Parted {
@@ -170,7 +149,7 @@ pub enum Message {
         /// The end of my history; you have all of it.
         at: Position,
         /// What an operator has decided for the volume: the promise that you take over.
-        settings: Settings,
+        settings: Box<Settings>,
     },
     /// Source that is no primary to its own source: this is what somebody has who follows me, or follows one who does.
     Report {
@@ -196,7 +175,7 @@ pub enum Message {
     /// Source to replica: an operator has decided anew.
     Settings {
         /// What holds now.
-        settings: Settings,
+        settings: Box<Settings>,
     },
     /// Any member to any other: the highest epoch that I know of. A primary says it to members that do not follow it, who
     /// answer in kind.
@@ -206,6 +185,41 @@ pub enum Message {
         /// Who is primary, as far as it knows: itself, if it is.
         primary: Option<NodeId>,
     },
+}
+
+/// What a source says when a stream begins: my log continues yours at `from`. A replica that opened without history, or whose
+/// history I no longer hold (`fresh`), begins an empty log at `from` and a full sync.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Opened {
+    /// My epoch.
+    pub epoch: Epoch,
+    /// Where the stream begins.
+    pub from: Position,
+    /// Epoch of the last batch before `from`.
+    pub from_epoch: Epoch,
+    /// Whether you must begin anew.
+    pub fresh: bool,
+    /// I know what changed since here. If that is on your history, keep your contents: a [`Message::Dirty`] follows,
+    /// and only what it names need be compared.
+    pub base: Option<Position>,
+    /// The volume's length; when you must begin anew, at `from`.
+    pub size: VolumeSize,
+    /// Through whom my log comes, the primary first; empty when I am the primary.
+    pub via: Vec<NodeId>,
+    /// What an operator has decided for the volume.
+    pub settings: Settings,
+    /// Who wrote what, up to my end.
+    pub lineage: Vec<Stretch>,
+}
+
+impl Opened {
+    /// The source's history up to where the stream begins.
+    pub(crate) fn history(&self) -> History {
+        History {
+            lineage: self.lineage.clone(),
+            tip: self.from,
+        }
+    }
 }
 
 /// One extent in a [`Message::SyncReply`].
@@ -247,29 +261,19 @@ impl Message {
                 });
                 w.epoch(*end_epoch).u8(paused.bits());
             }
-            Message::Opened {
-                epoch,
-                from,
-                from_epoch,
-                fresh,
-                via,
-                settings,
-                base,
-                size,
-                lineage,
-            } => {
+            Message::Opened(opened) => {
                 w.u8(2)
-                    .epoch(*epoch)
-                    .position(*from)
-                    .epoch(*from_epoch)
-                    .bool(*fresh)
-                    .option(*base, |w, base| {
+                    .epoch(opened.epoch)
+                    .position(opened.from)
+                    .epoch(opened.from_epoch)
+                    .bool(opened.fresh)
+                    .option(opened.base, |w, base| {
                         w.position(base);
                     })
-                    .size(*size);
-                w.nodes(via);
-                settings.write(&mut w);
-                w.lineage(lineage);
+                    .size(opened.size);
+                w.nodes(&opened.via);
+                opened.settings.write(&mut w);
+                w.lineage(&opened.lineage);
             }
             Message::Parted { epoch, history } => {
                 w.u8(3)
@@ -396,7 +400,7 @@ impl Message {
                 end_epoch: r.epoch("end epoch")?,
                 paused: r.paused("paused")?,
             },
-            2 => Message::Opened {
+            2 => Message::Opened(Box::new(Opened {
                 epoch: r.epoch("epoch")?,
                 from: r.position("from")?,
                 from_epoch: r.epoch("from epoch")?,
@@ -406,7 +410,7 @@ impl Message {
                 via: r.nodes("via", HOPS_MAX)?,
                 settings: Settings::read(&mut r)?,
                 lineage: r.lineage("lineage")?,
-            },
+            })),
             3 => Message::Parted {
                 epoch: r.epoch("epoch")?,
                 history: History {
@@ -463,10 +467,10 @@ impl Message {
             10 => Message::Grant {
                 epoch: r.epoch("epoch")?,
                 at: r.position("at")?,
-                settings: Settings::read(&mut r)?,
+                settings: Box::new(Settings::read(&mut r)?),
             },
             11 => Message::Settings {
-                settings: Settings::read(&mut r)?,
+                settings: Box::new(Settings::read(&mut r)?),
             },
             12 => Message::Dirty {
                 base: r.position("base")?,

@@ -16,14 +16,21 @@ use model::{Lsn, NodeId, SectorOffset};
 use crate::dirty::DirtyMap;
 use crate::engine::{Engine, Io, Then};
 use crate::event::{Effect, LinkId, Notice};
-use crate::follow::{Opened, State};
+use crate::follow::State;
 use crate::lineage::{Position, Relation};
+use crate::message::Opened;
 use crate::meta::SyncState;
 use crate::record::{HEADER_BYTES, Header};
 
 impl Engine {
     /// A source that no longer has our log offers to send what changed since `base`.
-    pub(crate) fn offered_partial(&mut self, link: LinkId, peer: NodeId, source: Opened, base: Position) {
+    pub(crate) fn offered_partial(
+        &mut self,
+        link: LinkId,
+        peer: NodeId,
+        source: Box<Opened>,
+        base: Position,
+    ) {
         let goes_on = match self.meta.sync {
             SyncState::Copying {
                 base: Some(begun), ..

@@ -113,8 +113,9 @@ impl Engine {
     }
 
     fn tell_settings(&mut self) {
-        let settings = self.meta.settings;
+        let settings = Box::new(self.meta.settings);
         for link in self.streaming_links() {
+            let settings = settings.clone();
             let message = Message::Settings { settings };
             self.effects.push_back(Effect::Send { link, message });
         }

@@ -370,7 +370,7 @@ impl Engine {
                 message: Message::Grant {
                     epoch,
                     at,
-                    settings: self.meta.settings,
+                    settings: Box::new(self.meta.settings),
                 },
             });
         }

@@ -9,7 +9,7 @@ use crate::engine::{Engine, Io, Link, Phase, Then};
 use crate::event::{CommandError, CommandId, Effect, LinkId, Notice};
 use crate::limit::{Meter, piece_bytes};
 use crate::lineage::{Position, epoch_before};
-use crate::message::Message;
+use crate::message::{Message, Opened};
 use crate::museum::{self, Mutant};
 use crate::pressure::{self, Level, Need, Reason};
 use crate::record::{BATCH_BYTES_MAX, Batch, Header};
@@ -310,7 +310,7 @@ impl Engine {
                 Some(granted) if matches!(self.phase, Phase::Following) => Message::Grant {
                     epoch: granted.epoch,
                     at: granted.at,
-                    settings: self.meta.settings,
+                    settings: Box::new(self.meta.settings),
                 },
                 _ => {
                     // While serving, "I" would be an answer to who must not listen to me.
@@ -508,7 +508,7 @@ impl Engine {
             .filter(|stretch| stretch.from.lsn < from.lsn)
             .cloned()
             .collect();
-        let message = Message::Opened {
+        let message = Message::Opened(Box::new(Opened {
             epoch: self.meta.epoch,
             from,
             from_epoch,
@@ -518,7 +518,7 @@ impl Engine {
             base,
             size: self.config.size,
             lineage,
-        };
+        }));
         self.effects.push_back(Effect::Send { link, message });
     }
 

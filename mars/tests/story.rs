@@ -308,7 +308,7 @@ impl World {
             Effect::Answer { id, result } => {
                 assert!(self.answers.insert(id, result).is_none(), "answered twice");
             }
-            Effect::Notice(notice) => self.notices.push((name.to_owned(), notice)),
+            Effect::Notice(notice) => self.notices.push((name.to_owned(), *notice)),
         }
     }
 

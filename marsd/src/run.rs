@@ -353,7 +353,7 @@ impl Loop {
                     drop(answer.send(result));
                 }
             }
-            Effect::Notice(notice) => notice::log(notice),
+            Effect::Notice(notice) => notice::log(*notice),
         }
     }
 }

@@ -72,7 +72,6 @@ impl std::fmt::Display for Violation {
 }
 
 /// What is going to happen.
-#[expect(clippy::large_enum_variant, reason = "most happenings are deliveries")]
 #[derive(Debug)]
 enum Happening {
     Deliver { node: usize, boot: u32, event: Event },

@@ -31,7 +31,9 @@ fn moment(effect: &Effect) -> Option<(u64, u64, Crash)> {
         },
         Effect::TakeSnapshot { .. } => Some((8, 100_000, Crash::Power)),
         // What it writes first must not be in an epoch that it can forget.
-        Effect::Notice(Notice::BecamePrimary { .. }) => Some((8, 4000, Crash::Power)),
+        Effect::Notice(notice) if matches!(**notice, Notice::BecamePrimary { .. }) => {
+            Some((8, 4000, Crash::Power))
+        }
         _ => None,
     }
 }

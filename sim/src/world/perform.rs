@@ -30,7 +30,7 @@ impl World {
             }
             Effect::Complete { tag, result } => self.completed(node, tag, result)?,
             Effect::Answer { id, result } => self.answered(node, id, result)?,
-            Effect::Notice(notice) => self.noticed(node, notice)?,
+            Effect::Notice(notice) => self.noticed(node, *notice)?,
             other => panic!("{other:?} has no lane"),
         }
         Ok(())
@@ -206,10 +206,10 @@ impl World {
     fn send(&mut self, node: usize, link: LinkId, message: &Message) {
         let boot = self.nodes[node].boot;
         // Also on a link that is gone already: what is said is what the engine has decided.
-        if let Message::Opened { fresh, .. } = message
+        if let Message::Opened(opened) = message
             && let Some(peer) = self.nodes[node].linked.get(&link).cloned()
         {
-            let kept = if *fresh { Kept::Fresh } else { Kept::Counts };
+            let kept = if opened.fresh { Kept::Fresh } else { Kept::Counts };
             self.nodes[node].kept.insert(peer, kept);
         }
         let Some(end) = self.network.end_of(link, node, boot) else {
