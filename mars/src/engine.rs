@@ -391,8 +391,7 @@ impl Engine {
         let mut engine = Engine::new(now, config, meta);
         // Who left while we were down takes its history along.
         engine.keep_splits(&engine.config.members.clone());
-        engine.lose_snapshots();
-        engine.drop_snapshots();
+        engine.recover_snapshots();
         engine.start_scan();
         engine
     }
@@ -481,7 +480,6 @@ impl Engine {
         self.config.size = fresh.config.size;
         self.growth.forget();
         self.snapshots.forget();
-        self.lose_snapshots();
         self.follow.forget_source(self.now);
         self.start_scan();
     }

@@ -437,7 +437,8 @@ pub enum Event {
     SnapshotTaken {
         /// Of the effect.
         id: IoId,
-        /// Durably there; or nothing is left of it, and why. A refusal does not put the replica out of service.
+        /// Durably there; or why not. A refusal does not put the replica out of service, but changes wait until the snapshot is
+        /// dropped: until then it may be asked for again.
         result: Result<(), DiskError>,
     },
     /// Answer to [`Effect::DropSnapshot`].
@@ -597,9 +598,9 @@ pub enum Effect {
         /// What it will be.
         to: VolumeSize,
     },
-    /// Keep the volume's present contents under this name and position, atomically and durably, in place of what an earlier attempt may
-    /// have left; answered by [`Event::SnapshotTaken`]. No change of the volume is under way, and none is asked for before the answer,
-    /// except that it may grow.
+    /// Keep the volume's present contents under this name and position, atomically and durably; answered by [`Event::SnapshotTaken`]. No
+    /// change of the volume is under way, except that it may grow. What is asked for later is done, if need be after a copy of what it
+    /// overwrites is durable. Asked again after a restart, it is the version of the first time, whatever has changed since. One at a time.
     TakeSnapshot {
         /// Comes back with the answer.
         id: IoId,
@@ -610,7 +611,7 @@ pub enum Effect {
         /// Its length.
         size: VolumeSize,
     },
-    /// Give up what is kept under this name and position, if anything is; answered by [`Event::SnapshotDropped`].
+    /// Give up what is kept, or left of an attempt, under this name and position, if anything is; answered by [`Event::SnapshotDropped`].
     DropSnapshot {
         /// Comes back with the answer.
         id: IoId,

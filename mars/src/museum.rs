@@ -74,6 +74,7 @@ mutants! {
     TailNotCleared, "LVM, new extents hold what was there before", "a disk that grows is not cleared: replicas differ where nobody has written";
     GrownBeforeLogged, "MARS, the size is no part of the log", "guests use the new part before the growth is durable";
     SnapshotTooEarly, "MARS, an LVM snapshot below a replica in use", "a disk takes a snapshot before write-back has reached its record";
+    SnapshotUnheld, "of our own: nobody published it", "write-back goes on before the disk is asked for a snapshot";
     SnapshotNotRedone, "of our own: nobody published it", "a snapshot that a crash came into the middle of counts as taken";
     UptodateUnseen, "linstor-server#75, StandAlone but UpToDate", "a replica without a source calls itself up to date";
 }

@@ -1,18 +1,18 @@
 //! How do all replicas keep the same version of a volume? Each stops writing back at the same place in history, and takes it there.
 //!
 //! A *snapshot* is a record, alone in its batch: its position names the version. Whoever comes to it in its log brings everything before it
-//! to the disk, durably, and nothing of what is behind it; then the disk takes the snapshot, and write-back goes on. The primary
+//! to the disk, durably, and nothing of what is behind it; then the disk is asked for the snapshot, and write-back goes on. The primary
 //! puts the record into its log at the moment in which a round of write-back begins, so that what guests write from then on gathers for the
-//! next one. Guests are answered from log and shadow meanwhile; only when the shadow is full they wait, as for any slow disk.
+//! next one. A disk that has to copy lets nothing change that it has not copied: see [`Effect::TakeSnapshot`].
 //!
 //! In the meta each snapshot is *pending* from the moment in which `written_back` is its position: a restart in between finds both or
-//! neither, so it comes to the record again, or takes the snapshot from a disk that has not changed. `touched` of the next round is
-//! saved together with what came of it.
+//! neither, so it comes to the record again, or asks the disk again. Until the disk was asked, nothing changes on it; from then on
+//! it knows what it may still read there, over restarts too.
 //!
 //! A replica that is no version there, or whose disk cannot, goes on without: the snapshot is *missing* or has *failed* there, and
 //! says why. One on a history that was given up stays what it is, a version that a primary had, until it is dropped.
 //!
-//! Without a log, changes are held up until the disk has taken it; there is only this replica.
+//! Without a log, changes are held up until the disk is asked for it; there is only this replica.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -265,15 +265,21 @@ impl Engine {
         self.meta.snapshots.iter().find(|snapshot| snapshot.is_pending())
     }
 
-    /// Whether the disk must stay as it is.
-    pub(crate) fn is_disk_held(&self) -> bool {
-        self.pending_snapshot().is_some()
+    /// Whether the disk must stay as it is, because it has not been asked for what is pending.
+    fn is_disk_held(&self) -> bool {
+        let held = self.snapshots.step != Step::Taking && !museum::is(Mutant::SnapshotUnheld);
+        held && self.pending_snapshot().is_some()
+    }
+
+    /// Whether no round of write-back may begin: it would change the disk, or end at a snapshot before the disk has the one before that.
+    pub(crate) fn snapshot_holds_rounds(&self) -> bool {
+        self.is_disk_held() || self.snapshots.ahead.is_some() && self.pending_snapshot().is_some()
     }
 
     /// Whether changes that go straight to the disk must wait for a snapshot.
     pub(crate) fn snapshot_holds_guests(&self) -> bool {
-        let straight = self.straight.road.is_straight();
-        straight && (self.is_disk_held() || !self.snapshots.asked.is_empty())
+        let next = !self.snapshots.asked.is_empty() && !self.is_snapshot_under_way();
+        self.straight.road.is_straight() && (self.is_disk_held() || next)
     }
 
     pub(crate) fn pump_snapshots(&mut self) {
@@ -464,6 +470,8 @@ impl Engine {
         let id = self.io(Io::SnapshotTaking);
         self.effects
             .push_back(Effect::TakeSnapshot { id, name, at, size });
+        // Those who go straight to the disk.
+        self.pump_guests();
     }
 
     /// The disk has taken it, or could not.
@@ -479,8 +487,12 @@ impl Engine {
             },
         };
         let (name, at, state) = (pending.name.clone(), pending.at, pending.state.clone());
+        // After a refusal the disk waits until that is durable.
+        self.save(match state {
+            SnapshotState::Failed { .. } => Then::SnapshotsDropping,
+            _ => Then::Nothing,
+        });
         self.notice(Notice::Snapshot { name, state });
-        self.save(Then::Nothing);
         if self.straight.road.is_straight()
             && let Some((at, asked)) = self.snapshots.logged.take_if(|(logged, _)| *logged == at)
         {
@@ -503,17 +515,21 @@ impl Engine {
         }
     }
 
-    /// What was pending where the disk is another version by now will never be taken.
+    /// The contents are given up, and with them what the disk was not asked for.
     pub(crate) fn lose_snapshots(&mut self) {
-        let at = self.meta.written_back;
-        let lost =
-            |s: &&mut Snapshot| s.is_pending() && (s.at != at || museum::is(Mutant::SnapshotNotRedone));
-        for snapshot in self.meta.snapshots.iter_mut().filter(lost) {
-            snapshot.state = match museum::is(Mutant::SnapshotNotRedone) {
-                true => SnapshotState::Kept,
-                false => SnapshotState::Missing { why: Absence::Lost },
-            };
+        for snapshot in self.meta.snapshots.iter_mut().filter(|s| s.is_pending()) {
+            snapshot.state = SnapshotState::Missing { why: Absence::Lost };
         }
+    }
+
+    /// What was pending when the replica stopped is still to be taken.
+    pub(crate) fn recover_snapshots(&mut self) {
+        for snapshot in self.meta.snapshots.iter_mut().filter(|s| s.is_pending()) {
+            if museum::is(Mutant::SnapshotNotRedone) {
+                snapshot.state = SnapshotState::Kept;
+            }
+        }
+        self.drop_snapshots();
     }
 
     /// An operator does not need a snapshot any more; of this replica alone.
@@ -531,9 +547,10 @@ impl Engine {
         self.save(Then::SnapshotsDropping);
     }
 
-    /// What is durably to be given up goes.
+    /// What is durably to be given up goes, and what is left of what the disk has refused.
     pub(crate) fn drop_snapshots(&mut self) {
-        let dropping = |s: &&Snapshot| s.state == SnapshotState::Dropping;
+        let dropping =
+            |s: &&Snapshot| matches!(s.state, SnapshotState::Dropping | SnapshotState::Failed { .. });
         let wanted: Vec<_> = self.meta.snapshots.iter().filter(dropping).cloned().collect();
         for Snapshot { name, at, .. } in wanted {
             let under_way =
@@ -561,7 +578,9 @@ impl Engine {
         let done: Vec<(CommandId, SnapshotName, Position)> = done;
         match result {
             Ok(()) => {
-                self.meta.snapshots.retain(|snapshot| !snapshot.is(&name, at));
+                // Of one that the disk has refused, it stays known that and why.
+                let given_up = |s: &Snapshot| s.is(&name, at) && s.state == SnapshotState::Dropping;
+                self.meta.snapshots.retain(|snapshot| !given_up(snapshot));
                 self.save(Then::Nothing);
                 for (id, ..) in done {
                     self.save(Then::Answer { id });

@@ -68,7 +68,7 @@ impl Engine {
             || self.space.retracted
             || self.follow.is_cutting()
             || self.holds_back_log()
-            || self.is_disk_held();
+            || self.snapshot_holds_rounds();
         let behind = self.replay.loaded.lsn > self.marks.written_back() || !self.shadow.active.is_empty();
         if stopped || !behind {
             self.round_due = None;

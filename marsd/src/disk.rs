@@ -1,5 +1,6 @@
 //! Where do a replica's log, contents and memory lie? Behind one small trait: files, or memory for tests.
 
+mod copying;
 pub mod file;
 mod lock;
 mod log;
@@ -53,7 +54,8 @@ pub trait Disk: Send {
     fn flush_volume(&mut self, id: IoId);
     /// Make the disk longer, what is new in zeroes.
     fn grow_volume(&mut self, id: IoId, from: VolumeSize, to: VolumeSize);
-    /// Keep the present contents, which nothing changes meanwhile, under this name.
+    /// Keep the present contents, or those of the first time this was asked for, under this name; later changes may wait for it, and after
+    /// a refusal do until it is dropped.
     fn take_snapshot(&mut self, id: IoId, name: SnapshotName, at: Position, size: VolumeSize);
     /// Give up what is kept under this name.
     fn drop_snapshot(&mut self, id: IoId, name: SnapshotName, at: Position);

@@ -1,7 +1,7 @@
 //! How do a replica's log, volume and meta behave, and what is left of them after a crash?
 //!
-//! Three lanes, each in order, one operation at a time; answers may overtake one another between lanes and on their way
-//! back. Assumptions: a save of the meta is old or new, never torn (two slots); one 512-byte sector is written as one.
+//! Four lanes, each in order, one operation at a time; answers may overtake one another between lanes and on their way
+//! back. A snapshot is what the volume holds when it is asked for: while it is being copied, the volume changes. Assumptions: a save of the meta is old or new, never torn (two slots); one 512-byte sector is written as one.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -21,10 +21,15 @@ pub(crate) enum Lane {
     Log,
     Volume,
     Meta,
+    Copy,
 }
 
 impl Lane {
-    pub const ALL: [Lane; 3] = [Lane::Log, Lane::Volume, Lane::Meta];
+    /// In the order in which a crash stops them.
+    pub const ALL: [Lane; 4] = [Lane::Log, Lane::Volume, Lane::Meta, Lane::Copy];
+
+    /// Those whose operations may be refused in a way that puts a replica out of service.
+    pub const REFUSING: [Lane; 3] = [Lane::Log, Lane::Volume, Lane::Meta];
 
     /// The lane of an operation; `None` for what is not done by a disk.
     pub fn of(effect: &Effect) -> Option<Lane> {
@@ -39,9 +44,8 @@ impl Lane {
             | Effect::VolumeStatus { .. }
             | Effect::WriteVolume { .. }
             | Effect::GrowVolume { .. }
-            | Effect::TakeSnapshot { .. }
-            | Effect::DropSnapshot { .. }
             | Effect::FlushVolume { .. } => Some(Lane::Volume),
+            Effect::TakeSnapshot { .. } | Effect::DropSnapshot { .. } => Some(Lane::Copy),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } | Effect::LoadTracks { .. } => {
                 Some(Lane::Meta)
             }
@@ -60,6 +64,16 @@ pub(crate) struct Taken {
     pub is_doubtful: bool,
 }
 
+/// A copy that was begun.
+#[derive(Clone, Debug)]
+struct Attempt {
+    taken: Taken,
+    /// The volume is another by now, so that only what was saved can tell the version.
+    needed: bool,
+    /// It was refused, and changes wait until it is given up.
+    refused: bool,
+}
+
 /// One replica's disks.
 #[derive(Clone, Debug)]
 pub(crate) struct Disk {
@@ -73,9 +87,11 @@ pub(crate) struct Disk {
     tracks: BTreeMap<NodeId, Bytes>,
     /// The newest save says that disk, log and meta are a version.
     pub is_whole: bool,
-    waiting: [VecDeque<Effect>; 3],
+    waiting: [VecDeque<Effect>; 4],
     /// Every operation takes so many times longer than on a good day.
     pub slowness: u64,
+    /// A copy of the volume takes so many times longer still.
+    pub copy_slowness: u64,
     /// How many operations in a hundred take far longer than the others.
     pub stall_percent: u64,
     /// The next operation of this lane is refused.
@@ -92,6 +108,7 @@ pub(crate) struct Disk {
     pub full: bool,
     /// Durable as soon as they are there.
     pub snapshots: Vec<Taken>,
+    attempt: Option<Attempt>,
     /// What it holds now is damaged, or a guess.
     pub is_doubtful: bool,
 }
@@ -107,6 +124,7 @@ impl Disk {
             is_whole: false,
             waiting: Default::default(),
             slowness: 1,
+            copy_slowness: 1,
             stall_percent: 1,
             failing: None,
             log_room: None,
@@ -115,6 +133,7 @@ impl Disk {
             unfit: None,
             full: false,
             snapshots: Vec::new(),
+            attempt: None,
             is_doubtful: false,
         };
         disk.find_holes();
@@ -147,6 +166,7 @@ impl Disk {
             tracks: self.tracks.clone(),
             waiting: self.waiting.clone(),
             slowness: self.slowness,
+            copy_slowness: self.copy_slowness,
             stall_percent: self.stall_percent,
             failing: None,
             log_room: self.log_room,
@@ -155,6 +175,7 @@ impl Disk {
             unfit: self.unfit,
             full: self.full,
             snapshots: Vec::new(),
+            attempt: self.attempt.clone(),
             is_doubtful: self.is_doubtful,
         }
     }
@@ -171,9 +192,48 @@ impl Disk {
 
     /// Puts an operation behind those that wait; whether it is the first.
     pub fn submit(&mut self, lane: Lane, effect: Effect) -> bool {
+        if let Effect::TakeSnapshot { name, at, size, .. } = &effect {
+            self.begin_copy(name, *at, *size);
+        }
         let queue = &mut self.waiting[lane as usize];
         queue.push_back(effect);
         queue.len() == 1
+    }
+
+    /// A copy of what the volume holds now, or of what it held when that was first asked for.
+    fn begin_copy(&mut self, name: &SnapshotName, at: Position, size: VolumeSize) {
+        let is = |taken: &Taken| (&taken.name, taken.at) == (name, at);
+        if let Some(attempt) = self.attempt.as_mut().filter(|attempt| is(&attempt.taken)) {
+            attempt.refused = false;
+            return;
+        }
+        let whole = self.snapshots.iter().find(|taken| is(taken)).cloned();
+        let needed = whole.is_some();
+        let taken = whole.unwrap_or_else(|| Taken {
+            name: name.clone(),
+            at,
+            contents: self.volume.read(0, size.bytes() as usize).to_vec(),
+            is_doubtful: self.is_doubtful,
+        });
+        let refused = false;
+        self.attempt = Some(Attempt {
+            taken,
+            needed,
+            refused,
+        });
+    }
+
+    /// What is being copied, if nothing has changed since that was asked for.
+    pub fn copying(&self) -> Option<&Taken> {
+        let fresh = self.attempt.as_ref().filter(|attempt| !attempt.needed);
+        fresh.map(|attempt| &attempt.taken)
+    }
+
+    /// Whether the first operation of the volume waits until what was refused is given up.
+    fn is_held(&self) -> bool {
+        let refused = self.attempt.as_ref().is_some_and(|attempt| attempt.refused);
+        let first = self.waiting[Lane::Volume as usize].front();
+        refused && matches!(first, Some(Effect::WriteVolume { .. }))
     }
 
     /// Microseconds until the first operation of a lane is done; `None` when there is none.
@@ -184,7 +244,7 @@ impl Disk {
             Effect::FlushLog { .. } | Effect::ResetLog { .. } => rng.spread(100, 4000),
             Effect::SaveMeta { .. } | Effect::SaveTrack { .. } => rng.spread(100, 4000),
             Effect::FlushVolume { .. } | Effect::GrowVolume { .. } => rng.spread(100, 8000),
-            Effect::TakeSnapshot { .. } => rng.spread(500, 400_000),
+            Effect::TakeSnapshot { .. } => rng.spread(500, 400_000) * self.copy_slowness,
             Effect::WriteVolume { .. } => rng.spread(10, 300),
             _ => rng.spread(5, 200),
         };
@@ -203,6 +263,9 @@ impl Disk {
                 return (!told).then_some(Event::LogFlushFull);
             }
             self.flush_told = false;
+        }
+        if lane == Lane::Volume && self.is_held() {
+            return None;
         }
         let effect = self.waiting[lane as usize].pop_front()?;
         self.apply(effect)
@@ -282,22 +345,19 @@ impl Disk {
                 };
                 Event::VolumeGrown { id, result }
             }
-            Effect::TakeSnapshot { id, name, at, size } => {
-                let result = match self.full {
-                    true => Err(DiskError {
-                        operation: format!("take snapshot {name}"),
-                        reason: "no space left on device".to_owned(),
-                    }),
-                    false => {
-                        let contents = self.volume.read(0, size.bytes() as usize).to_vec();
+            Effect::TakeSnapshot { id, name, at, .. } => {
+                let result = match (self.full, self.attempt.take()) {
+                    (true, mut attempt) => {
+                        attempt.iter_mut().for_each(|attempt| attempt.refused = true);
+                        self.attempt = attempt;
+                        Err(DiskError {
+                            operation: format!("take snapshot {name}"),
+                            reason: "no space left on device".to_owned(),
+                        })
+                    }
+                    (false, attempt) => {
                         self.snapshots.retain(|old| (&old.name, old.at) != (&name, at));
-                        let is_doubtful = self.is_doubtful;
-                        self.snapshots.push(Taken {
-                            name,
-                            at,
-                            contents,
-                            is_doubtful,
-                        });
+                        self.snapshots.extend(attempt.map(|attempt| attempt.taken));
                         Ok(())
                     }
                 };
@@ -305,6 +365,8 @@ impl Disk {
             }
             Effect::DropSnapshot { id, name, at } => {
                 self.snapshots.retain(|old| (&old.name, old.at) != (&name, at));
+                let given_up = |attempt: &mut Attempt| (&attempt.taken.name, attempt.taken.at) == (&name, at);
+                self.attempt.take_if(given_up);
                 let result = Ok(());
                 Event::SnapshotDropped { id, result }
             }
@@ -346,6 +408,7 @@ impl Disk {
             "pieces have the range's length"
         );
         flat.resize(range.len_bytes() as usize, 0);
+        self.attempt.iter_mut().for_each(|attempt| attempt.needed = true);
         self.volume.write(range.start.bytes(), &flat[..length]);
         let written = SectorRange {
             start: range.start,
@@ -397,13 +460,18 @@ impl Disk {
     /// The process ends: each lane had got some way, its next operation perhaps half way. The page cache lives on.
     pub fn kill(&mut self, rng: &mut Rng) {
         for lane in Lane::ALL {
+            let held = lane == Lane::Volume && self.is_held();
             let mut waiting = std::mem::take(&mut self.waiting[lane as usize]);
-            let done = rng.below(waiting.len() as u64 + 1) as usize;
+            let done = match held {
+                true => 0,
+                false => rng.below(waiting.len() as u64 + 1) as usize,
+            };
             let rest = waiting.split_off(done);
             for effect in waiting {
                 self.apply(effect);
             }
             match rest.into_iter().next() {
+                _ if held => {}
                 Some(Effect::AppendLog { at, .. }) if self.unfit.is_some_and(|unfit| at.0 > unfit) => {}
                 Some(Effect::AppendLog { at, bytes }) => {
                     let all = (bytes.len() / SECTOR) as u64 + u64::from(self.unfit.is_none());
@@ -423,6 +491,9 @@ impl Disk {
                 _ => {}
             }
         }
+        // Nothing was saved as long as nothing had to be.
+        let forgotten = rng.chance(50);
+        self.attempt.take_if(|attempt| !attempt.needed && forgotten);
         self.unfit = None;
         self.flush_told = false;
     }

@@ -25,6 +25,11 @@ fn entry(world: &World, node: usize) -> Option<&Snapshot> {
     known.find(|snapshot| snapshot.name.as_str() == NAME)
 }
 
+fn writes(world: &World) -> u64 {
+    let counts = world.figures().counts;
+    counts.get("guest: write").copied().unwrap_or(0)
+}
+
 fn is(world: &World, node: usize, state: &SnapshotState) -> bool {
     entry(world, node).is_some_and(|snapshot| snapshot.state == *state)
 }
@@ -216,6 +221,82 @@ fn a_disk_that_takes_long_neither_stops_guests_for_ever_nor_the_log() {
         // Where the log was given up before the record came into it, it was refused.
         replicated(world, &[0, 1])?;
         world.snapshot(0, NAME);
+        kept_by(world, &[0])?;
+        world.settle()
+    });
+}
+
+#[test]
+fn write_back_goes_on_while_a_disk_copies_and_a_crash_in_the_middle_loses_nothing() {
+    for micros in [10_000, 300_000, SECOND] {
+        lives(&Profile::calm(2), |world| {
+            replicated(world, &[0, 1])?;
+            for node in [0, 1] {
+                world.slow_copies(node, 1000);
+            }
+            world.snapshot(0, NAME);
+            for node in [0, 1] {
+                let on = |w: &World| {
+                    let at = entry(w, node).map(|snapshot| snapshot.at.lsn);
+                    let ahead =
+                        at.is_some_and(|at| w.status(node).is_some_and(|s| s.watermarks.written_back() > at));
+                    ahead && is(w, node, &SnapshotState::Pending)
+                };
+                assert!(world.run_until(SECOND, on)?, "h{node} waits for its copy");
+            }
+            world.run_for(micros)?;
+            world.power_cut(0);
+            world.kill(1);
+            world.start_after(0, SECOND / 10);
+            world.start_after(1, SECOND / 10);
+            world.run_for(micros)?;
+            for node in [0, 1] {
+                world.slow_copies(node, 1);
+            }
+            // Whoever has begun the slow one again begins it once more.
+            world.kill(0);
+            world.kill(1);
+            world.start_after(0, SECOND / 10);
+            world.start_after(1, SECOND / 10);
+            kept_by(world, &[0, 1])?;
+            world.settle()
+        });
+    }
+}
+
+#[test]
+fn a_copy_that_is_refused_in_the_middle_has_held_up_nothing_for_long() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.slow_copies(1, 20);
+        world.snapshot(0, NAME);
+        let pending = |w: &World| is(w, 1, &SnapshotState::Pending);
+        assert!(world.run_until(SECOND, pending)?);
+        world.fill_disk(1, true);
+        let failed = |w: &World| matches!(entry(w, 1).map(|s| &s.state), Some(SnapshotState::Failed { .. }));
+        assert!(world.run_until(60 * SECOND, failed)?);
+        kept_by(world, &[0])?;
+        replicated(world, &[0, 1])?;
+        world.fill_disk(1, false);
+        world.settle()
+    });
+}
+
+#[test]
+fn a_lone_volume_without_a_log_changes_while_it_is_copied() {
+    lives(&Profile::calm(1), |world| {
+        world.run_for(SECOND)?;
+        assert!(world.status(0).is_some_and(|s| s.straight));
+        world.slow_copies(0, 5000);
+        world.snapshot(0, NAME);
+        assert!(world.run_until(SECOND, |w| is(w, 0, &SnapshotState::Pending))?);
+        let before = writes(world);
+        world.run_for(SECOND)?;
+        assert!(writes(world) > before + 50, "the guest waits for the copy");
+        assert!(is(world, 0, &SnapshotState::Pending));
+        world.power_cut(0);
+        world.slow_copies(0, 1);
+        world.start_after(0, SECOND / 10);
         kept_by(world, &[0])?;
         world.settle()
     });

@@ -1,28 +1,30 @@
 //! Where does a replica keep former versions of its volume? In files beside the disk, that share its blocks where they can.
 //!
 //! `DISK.snapshots/NAME.LSN-DIGEST`, as long as the volume was. A file system that can (XFS, Btrfs, bcachefs…) makes one by reference, at
-//! once; elsewhere what is not a hole is copied, while write-back waits and guests fill log and memory. A copy is made only if
+//! once; elsewhere what is not a hole is copied ([`Copying`]), while the disk goes on changing. A copy is begun only if
 //! there is room for all of it, so that it does not take the last of the volume's own.
 //!
-//! A snapshot is made under another name, made durable, and renamed: what has its name is whole.
+//! A snapshot is made under another name, made durable, and renamed: what has its name is whole. Until then `.unfinished.NAME.LSN-DIGEST` holds what
+//! is copied, and `.saved.NAME.LSN-DIGEST` says what that is; whoever starts again goes on with both.
 
 use std::fs::{DirBuilder, File};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use mars::Position;
 use model::{SnapshotName, VolumeSize};
-use rustix::fs::{SeekFrom, ioctl_ficlone, seek, statvfs};
+use rustix::fs::{ioctl_ficlone, statvfs};
 use rustix::io::Errno;
 
+use super::copying::Copying;
 use crate::persist::sync_directory;
 
-/// One that is being made.
-const UNFINISHED: &str = ".unfinished";
+/// Before the name of one that is being made.
+const UNFINISHED: &str = ".unfinished.";
 
-/// Copied at one time.
-const CHUNK_BYTES: usize = 1 << 20;
+/// Before the name of the map of one that is being copied.
+const SAVED: &str = ".saved.";
 
 /// Left free on the file system, of a hundred parts.
 const RESERVE_PERCENT: u64 = 2;
@@ -43,62 +45,89 @@ impl Snapshots {
 
     /// The file of one.
     pub fn path(&self, name: &SnapshotName, at: Position) -> PathBuf {
-        let digest = at.digest.to_string();
-        let short = digest.get(..16).unwrap_or(&digest);
-        self.dir.join(format!("{name}.{}-{short}", at.lsn.0))
+        self.file("", name, at)
     }
 
-    /// Keeps what `disk` holds now, which nobody changes meanwhile. Durable when it returns; nothing is left after an error, and a long copy
-    /// ends with one soon after `stops` says so.
-    pub fn take(
+    fn file(&self, before: &str, name: &SnapshotName, at: Position) -> PathBuf {
+        let digest = at.digest.to_string();
+        let short = digest.get(..16).unwrap_or(&digest);
+        self.dir.join(format!("{before}{name}.{}-{short}", at.lsn.0))
+    }
+
+    /// Keeps what `disk` holds now, or held when that was first asked for: it must not change before this returns, and then only where the
+    /// copy is saved. `None` when it is kept, durably.
+    pub fn begin(
         &self,
         disk: &File,
         name: &SnapshotName,
         at: Position,
         size: VolumeSize,
-        stops: &dyn Fn() -> bool,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Copying>> {
         if !disk.metadata()?.is_file() {
             let text = "the disk is a block device, which has no place for snapshots";
             return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+        }
+        if self.path(name, at).exists() {
+            return self.sync().map(|()| None);
+        }
+        let unfinished = self.file(UNFINISHED, name, at);
+        let map = self.file(SAVED, name, at);
+        let mut again = File::options();
+        again.read(true).write(true);
+        if let (Ok(copy), Ok(map)) = (again.open(&unfinished), again.open(&map))
+            && let Some(copying) = Copying::resume(copy, map, size)?
+        {
+            return Ok(Some(copying));
         }
         match DirBuilder::new().mode(0o700).create(&self.dir) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let unfinished = self.dir.join(UNFINISHED);
-        let made = self.make(&unfinished, disk, size, stops).and_then(|()| {
-            std::fs::rename(&unfinished, self.path(name, at))?;
-            sync_directory(&self.dir)?;
-            self.dir.parent().map_or(Ok(()), sync_directory)
-        });
-        if made.is_err() {
-            // What could not be made is of no use; if it cannot be removed either, the next one replaces it.
-            drop(std::fs::remove_file(&unfinished));
-        }
-        made
-    }
-
-    fn make(&self, path: &Path, disk: &File, size: VolumeSize, stops: &dyn Fn() -> bool) -> io::Result<()> {
-        let mut options = File::options();
-        let file = options
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(path)?;
-        match ioctl_ficlone(&file, disk) {
-            Ok(()) => {}
+        self.remove_attempts()?;
+        let mut anew = File::options();
+        anew.read(true).write(true).create_new(true);
+        let copy = anew.open(&unfinished)?;
+        match ioctl_ficlone(&copy, disk) {
+            Ok(()) => {
+                copy.set_len(size.bytes())?;
+                copy.sync_all()?;
+                return self.finish(name, at).map(|()| None);
+            }
             Err(
                 Errno::OPNOTSUPP | Errno::INVAL | Errno::XDEV | Errno::NOTTY | Errno::NOSYS | Errno::PERM,
-            ) => {
-                self.check_room(disk)?;
-                copy(disk, &file, size.bytes(), stops)?;
-            }
+            ) => {}
             Err(errno) => return Err(errno.into()),
         }
-        file.set_len(size.bytes())?;
-        file.sync_all()
+        self.check_room(disk)?;
+        // What the power could still take from the disk must not be in one half of the copy only.
+        disk.sync_data()?;
+        let copying = Copying::begin(copy, anew.open(&map)?, size)?;
+        self.sync()?;
+        Ok(Some(copying))
+    }
+
+    /// Everything is saved: from here on it has its name.
+    pub fn finish(&self, name: &SnapshotName, at: Position) -> io::Result<()> {
+        std::fs::rename(self.file(UNFINISHED, name, at), self.path(name, at))?;
+        self.sync()?;
+        // The map says nothing any more; if it cannot be removed, the next attempt does.
+        remove(&self.file(SAVED, name, at)).or(Ok(()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        sync_directory(&self.dir)?;
+        self.dir.parent().map_or(Ok(()), sync_directory)
+    }
+
+    /// Removes whatever is not whole; only one is made at a time.
+    fn remove_attempts(&self) -> io::Result<()> {
+        for entry in std::fs::read_dir(&self.dir)? {
+            let entry = entry?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                remove(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     /// Whether there is room for everything on the disk that is no hole.
@@ -114,12 +143,14 @@ impl Snapshots {
         Ok(())
     }
 
-    /// Gives one up, durably; one that is not there is no error.
+    /// Gives one up, and what is left of an attempt, durably; one that is not there is no error.
     pub fn remove(&self, name: &SnapshotName, at: Position) -> io::Result<()> {
-        match std::fs::remove_file(self.path(name, at)) {
-            Ok(()) => sync_directory(&self.dir),
+        for before in ["", SAVED, UNFINISHED] {
+            remove(&self.file(before, name, at))?;
+        }
+        match sync_directory(&self.dir) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
+            done => done,
         }
     }
 
@@ -132,49 +163,18 @@ impl Snapshots {
     }
 }
 
-/// Copies what is no hole, as long as nobody stops it.
-fn copy(from: &File, to: &File, length: u64, stops: &dyn Fn() -> bool) -> io::Result<()> {
-    to.set_len(length)?;
-    let mut buffer = vec![0; CHUNK_BYTES];
-    let mut at = 0;
-    while at < length {
-        let data = match seek(from, SeekFrom::Data(at)) {
-            Ok(data) => data,
-            Err(Errno::NXIO) => break,
-            // A file system that cannot tell has data everywhere.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => at,
-            Err(errno) => return Err(errno.into()),
-        };
-        let hole = match seek(from, SeekFrom::Hole(data)) {
-            Ok(hole) => hole,
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => length,
-            Err(errno) => return Err(errno.into()),
-        };
-        at = data;
-        let end = hole.min(length);
-        while at < end {
-            if stops() {
-                return Err(io::Error::new(
-                    io::ErrorKind::Interrupted,
-                    "the replica is being stopped",
-                ));
-            }
-            let count = (end - at).min(CHUNK_BYTES as u64) as usize;
-            let part = &mut buffer[..count];
-            from.read_exact_at(part, at)?;
-            // Zeroes need no room.
-            if part.iter().any(|byte| *byte != 0) {
-                to.write_all_at(part, at)?;
-            }
-            at += count as u64;
-        }
-        at = at.max(hole);
+/// Removes a file, unless it is gone.
+fn remove(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        done => done,
     }
-    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::FileExt;
+
     use mars::Digest;
     use model::Lsn;
 
@@ -194,6 +194,15 @@ mod tests {
         }
     }
 
+    fn take(snapshots: &Snapshots, disk: &File, name: &SnapshotName, at: Position, size: VolumeSize) {
+        if let Some(mut copying) = snapshots.begin(disk, name, at, size).unwrap() {
+            while !copying.is_done() {
+                copying.save(disk, &[]).unwrap();
+            }
+            snapshots.finish(name, at).unwrap();
+        }
+    }
+
     #[test]
     fn a_snapshot_stays_what_it_was_and_takes_no_room_for_holes() {
         let home = tempfile::tempdir().unwrap();
@@ -209,16 +218,13 @@ mod tests {
         let snapshots = Snapshots::beside(&path);
         let size = VolumeSize::new(48 * MIB).unwrap();
         // What an earlier attempt has left is replaced.
-        std::fs::create_dir(home.path().join("disk.snapshots")).unwrap();
-        std::fs::write(home.path().join("disk.snapshots").join(UNFINISHED), [1; 9000]).unwrap();
-        let go_on = || false;
-        snapshots
-            .take(&disk, &name("a"), at(512, 1), size, &go_on)
-            .unwrap();
+        let dir = home.path().join("disk.snapshots");
+        std::fs::create_dir(&dir).unwrap();
+        std::fs::write(dir.join(".unfinished.z.7-00"), [1; 9000]).unwrap();
+        take(&snapshots, &disk, &name("a"), at(512, 1), size);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 1);
         disk.write_all_at(&[8; 4096], 40 * MIB).unwrap();
-        snapshots
-            .take(&disk, &name("b"), at(1024, 2), size, &go_on)
-            .unwrap();
+        take(&snapshots, &disk, &name("b"), at(1024, 2), size);
         let read = |name: &str, place| {
             let file = File::open(snapshots.path(&super::tests::name(name), place)).unwrap();
             let mut found = vec![0; 8192];
@@ -240,7 +246,36 @@ mod tests {
         }
         assert!(!snapshots.path(&name("a"), at(512, 1)).exists());
         snapshots.clear().unwrap();
+        snapshots.remove(&name("a"), at(512, 1)).unwrap();
         snapshots.clear().unwrap();
-        assert!(!home.path().join("disk.snapshots").exists());
+        assert!(!dir.exists());
+    }
+
+    #[test]
+    fn what_is_left_of_an_attempt_goes_with_the_snapshot() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("disk");
+        let disk = File::options()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .open(&path)
+            .unwrap();
+        disk.set_len(4 * MIB).unwrap();
+        disk.write_all_at(&[7; 8192], MIB).unwrap();
+        let snapshots = Snapshots::beside(&path);
+        let size = VolumeSize::new(4 * MIB).unwrap();
+        let Some(_copying) = snapshots.begin(&disk, &name("a"), at(512, 1), size).unwrap() else {
+            // By reference: nothing is left.
+            return;
+        };
+        let files = || {
+            std::fs::read_dir(home.path().join("disk.snapshots"))
+                .unwrap()
+                .count()
+        };
+        assert_eq!(files(), 2);
+        snapshots.remove(&name("a"), at(512, 1)).unwrap();
+        assert_eq!(files(), 0);
     }
 }

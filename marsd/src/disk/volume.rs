@@ -12,6 +12,7 @@ use model::{SectorCount, SectorOffset, SectorRange, VolumeSize};
 use rustix::fs::{FallocateFlags, SeekFrom, fallocate, seek};
 use rustix::io::Errno;
 
+use super::copying::data_from;
 use super::lock::lock;
 use super::log::read_into;
 
@@ -100,7 +101,8 @@ impl Volume {
     /// Reads a range; a hole is known to be zeroes without reading.
     pub fn read(&self, range: SectorRange) -> io::Result<VolumeData> {
         let (start, length) = (range.start.bytes(), range.len_bytes());
-        if length >= HOLE_BYTES_MIN && self.data_from(start)?.is_none_or(|data| data >= start + length) {
+        if length >= HOLE_BYTES_MIN && data_from(&self.file, start)?.is_none_or(|data| data >= start + length)
+        {
             return Ok(VolumeData::Zeroes);
         }
         let mut out = Vec::new();
@@ -120,9 +122,7 @@ impl Volume {
         let end = range.end().bytes();
         while at < end {
             // Rounded so that a sector that holds any data counts as data.
-            let data = self
-                .data_from(at)?
-                .map_or(end, |data| floor_sector(data).clamp(at, end));
+            let data = data_from(&self.file, at)?.map_or(end, |data| floor_sector(data).clamp(at, end));
             push(&mut extents, at, data, false);
             if data == end {
                 break;
@@ -208,17 +208,6 @@ impl Volume {
     /// Makes everything written so far durable.
     pub fn flush(&self) -> io::Result<()> {
         self.file.sync_data()
-    }
-
-    /// The first byte at or behind `at` that may be data; `None` when there is none.
-    fn data_from(&self, at: u64) -> io::Result<Option<u64>> {
-        match seek(&self.file, SeekFrom::Data(at)) {
-            Ok(data) => Ok(Some(data)),
-            Err(Errno::NXIO) => Ok(None),
-            // A file system that cannot tell has data everywhere.
-            Err(Errno::INVAL | Errno::OPNOTSUPP) => Ok(Some(at)),
-            Err(errno) => Err(errno.into()),
-        }
     }
 }
 

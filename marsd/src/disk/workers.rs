@@ -1,4 +1,6 @@
 //! In which order is a volume's disk used? As asked where ranges overlap, by a few threads at once where not.
+//!
+//! While a snapshot is copied, changes wait until what they overwrite is saved, and tell the copy by waiting what is wanted first.
 
 use std::collections::VecDeque;
 use std::io;
@@ -10,6 +12,7 @@ use mars::{DiskError, Event, IoId, Position};
 use model::{Lsn, SectorRange, SnapshotName, VolumeSize};
 use tracing::Span;
 
+use super::copying::Saved;
 use super::log::Log;
 use super::snapshots::Snapshots;
 use super::volume::Volume;
@@ -18,6 +21,9 @@ use crate::thread;
 
 /// Threads per volume: enough to keep a disk's queue busy, few enough for hundreds of volumes.
 const WORKERS: usize = 4;
+
+/// Ranges that are saved at one time, at most.
+const WANTED_MAX: usize = 64;
 
 /// One operation.
 pub(crate) enum Job {
@@ -77,10 +83,20 @@ fn conflict(a: (SectorRange, bool), b: (SectorRange, bool)) -> bool {
     (a.1 || b.1) && a.0.overlaps(b.0)
 }
 
+/// A snapshot that is being taken: it may read what is not saved, so nobody changes that.
+struct Taking {
+    name: SnapshotName,
+    at: Position,
+    saved: Saved,
+    /// It could not be taken: nothing more is saved, and changes wait until it is dropped.
+    refused: bool,
+}
+
 #[derive(Default)]
 struct Queue {
     waiting: VecDeque<Job>,
     active: Vec<(SectorRange, bool)>,
+    taking: Option<Taking>,
     stopping: bool,
 }
 
@@ -90,13 +106,45 @@ impl Queue {
         let mut before: Vec<(SectorRange, bool)> = self.active.clone();
         let free = self.waiting.iter().position(|job| {
             let Some(reach) = job.reach() else { return true };
-            let free = !before.iter().any(|earlier| conflict(*earlier, reach));
+            let free = !before.iter().any(|earlier| conflict(*earlier, reach)) && !self.is_held(reach);
             before.push(reach);
             free
         })?;
         let job = self.waiting.remove(free)?;
-        self.active.extend(job.reach());
+        match &job {
+            Job::TakeSnapshot { name, at, size, .. } => {
+                self.taking = Some(Taking {
+                    name: name.clone(),
+                    at: *at,
+                    saved: Saved::none(*size),
+                    refused: false,
+                });
+            }
+            job => self.active.extend(job.reach()),
+        }
         Some(job)
+    }
+
+    /// Whether a change must wait until what it overwrites is saved.
+    fn is_held(&self, (range, changes): (SectorRange, bool)) -> bool {
+        changes
+            && self
+                .taking
+                .as_ref()
+                .is_some_and(|taking| !taking.saved.covers(range))
+    }
+
+    /// What waits to be saved.
+    fn wanted(&self) -> Vec<SectorRange> {
+        let reaches = self.waiting.iter().filter_map(Job::reach);
+        let held = reaches.filter(|reach| self.is_held(*reach));
+        held.map(|(range, _)| range).take(WANTED_MAX).collect()
+    }
+
+    /// Whether nothing of what waits will ever be done.
+    fn is_over(&self) -> bool {
+        let refused = self.taking.as_ref().is_some_and(|taking| taking.refused);
+        self.stopping && (self.waiting.is_empty() || refused)
     }
 
     fn done(&mut self, reach: (SectorRange, bool)) {
@@ -181,7 +229,7 @@ impl Shared {
         loop {
             if let Some(job) = queue.take() {
                 drop(queue);
-                let reach = job.reach();
+                let reach = job.reach().filter(|_| !matches!(job, Job::TakeSnapshot { .. }));
                 let event = self.perform(job);
                 queue = self.lock();
                 if let Some(reach) = reach {
@@ -194,7 +242,7 @@ impl Shared {
                 if let Some(event) = event {
                     self.inbox.event(event);
                 }
-            } else if queue.stopping && queue.waiting.is_empty() {
+            } else if queue.is_over() {
                 return;
             } else {
                 queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
@@ -246,10 +294,17 @@ impl Shared {
                     operation: format!("take snapshot {name} of {}", disk()),
                     reason: e.to_string(),
                 };
-                // Whoever stops the replica does not wait for a copy; it is made again after the next start.
-                let stops = || self.lock().stopping;
-                let taken = self.snapshots.take(self.volume.file(), &name, at, size, &stops);
-                let result = taken.map_err(refused);
+                let result = match self.take_snapshot(&name, at, size) {
+                    Ok(Taken::Kept) => Ok(()),
+                    Ok(Taken::Later) => return None,
+                    Err(error) => Err(refused(error)),
+                };
+                let mut queue = self.lock();
+                match &result {
+                    Ok(()) => queue.taking = None,
+                    Err(_) => queue.taking.iter_mut().for_each(|taking| taking.refused = true),
+                }
+                self.changed.notify_all();
                 return Some(Event::SnapshotTaken { id, result });
             }
             Job::DropSnapshot { id, name, at } => {
@@ -258,64 +313,54 @@ impl Shared {
                     reason: e.to_string(),
                 };
                 let result = self.snapshots.remove(&name, at).map_err(refused);
+                // Nobody will ask for it again, whatever is left of it.
+                let given_up =
+                    |taking: &mut Taking| taking.refused && (&taking.name, taking.at) == (&name, at);
+                self.lock().taking.take_if(given_up);
+                self.changed.notify_all();
                 return Some(Event::SnapshotDropped { id, result });
             }
         }
         None
     }
+
+    /// Keeps what the disk holds, and lets it change wherever that is saved.
+    fn take_snapshot(&self, name: &SnapshotName, at: Position, size: VolumeSize) -> io::Result<Taken> {
+        let disk = self.volume.file();
+        let Some(mut copying) = self.snapshots.begin(disk, name, at, size)? else {
+            return Ok(Taken::Kept);
+        };
+        if let Some(taking) = &mut self.lock().taking {
+            taking.saved = copying.saved().clone();
+        }
+        self.changed.notify_all();
+        while !copying.is_done() {
+            let wanted = {
+                let queue = self.lock();
+                let wanted = queue.wanted();
+                // Whoever stops the replica waits for changes, not for a copy; after the next start it goes on.
+                if queue.stopping && wanted.is_empty() {
+                    return Ok(Taken::Later);
+                }
+                wanted
+            };
+            let saved = copying.save(disk, &wanted)?;
+            if let Some(taking) = &mut self.lock().taking {
+                saved.iter().for_each(|extents| taking.saved.add(extents));
+            }
+            self.changed.notify_all();
+        }
+        self.snapshots.finish(name, at)?;
+        Ok(Taken::Kept)
+    }
+}
+
+/// How far a snapshot has come.
+enum Taken {
+    Kept,
+    /// After the next start.
+    Later,
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn read(start: u64, count: u64) -> Job {
-        Job::Read {
-            id: IoId(start),
-            range: SectorRange::new(start, count).unwrap(),
-        }
-    }
-
-    fn write(start: u64, count: u64) -> Job {
-        Job::Write {
-            id: IoId(1000 + start),
-            range: SectorRange::new(start, count).unwrap(),
-            data: Vec::new(),
-        }
-    }
-
-    fn taken(queue: &mut Queue) -> Option<(u64, bool)> {
-        queue.take().map(|job| {
-            job.reach()
-                .map(|(range, writes)| (range.start.0, writes))
-                .unwrap()
-        })
-    }
-
-    #[test]
-    fn overlapping_operations_keep_their_order_and_others_do_not_wait() {
-        let mut queue = Queue::default();
-        queue
-            .waiting
-            .extend([write(0, 8), read(4, 8), write(8, 8), read(100, 1), read(0, 1)]);
-        assert_eq!(taken(&mut queue), Some((0, true)));
-        // read(4) waits for write(0); write(8) waits for read(4) although that has not begun.
-        assert_eq!(taken(&mut queue), Some((100, false)));
-        assert_eq!(taken(&mut queue), None);
-        queue.done(write(0, 8).reach().unwrap());
-        assert_eq!(taken(&mut queue), Some((4, false)));
-        assert_eq!(taken(&mut queue), Some((0, false)));
-        assert_eq!(taken(&mut queue), None);
-        queue.done(read(4, 8).reach().unwrap());
-        assert_eq!(taken(&mut queue), Some((8, true)));
-    }
-
-    #[test]
-    fn reads_of_one_place_run_together() {
-        let mut queue = Queue::default();
-        queue.waiting.extend([read(0, 8), read(0, 8), write(0, 1)]);
-        assert_eq!(taken(&mut queue), Some((0, false)));
-        assert_eq!(taken(&mut queue), Some((0, false)));
-        assert_eq!(taken(&mut queue), None);
-    }
-}
+mod tests;

@@ -409,4 +409,10 @@ impl World {
         self.count("faults: slow disk");
         self.nodes[node].disk.slowness = slowness;
     }
+
+    /// Every copy of a node's volume that is made for a snapshot takes so many times longer from now on.
+    pub fn slow_copies(&mut self, node: usize, slowness: u64) {
+        self.say(|| format!("SLOW COPIES h{node} {slowness}"));
+        self.nodes[node].disk.copy_slowness = slowness;
+    }
 }

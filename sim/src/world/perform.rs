@@ -42,8 +42,15 @@ impl World {
             Effect::TrimLog { up_to } => self.check_trim(node, *up_to)?,
             _ => {}
         }
+        let copies = matches!(effect, Effect::TakeSnapshot { .. });
+        if copies {
+            self.note_doubts(node);
+        }
         if self.nodes[node].disk.submit(lane, effect) {
             self.work_lane(node, lane);
+        }
+        if copies {
+            self.check_straight_snapshot(node)?;
         }
         Ok(())
     }
@@ -545,15 +552,12 @@ impl World {
             }
             Notice::Grown { .. } => self.count("engine: replicas grown"),
             Notice::CannotGrow { .. } => self.count("engine: replicas that cannot grow"),
-            Notice::Snapshot { name, state } => {
+            Notice::Snapshot { state, .. } => {
                 self.count(match state {
                     SnapshotState::Kept => "engine: snapshots kept",
                     SnapshotState::Failed { .. } => "engine: snapshots failed",
                     _ => "engine: snapshots missing",
                 });
-                if *state == SnapshotState::Kept {
-                    self.check_straight_snapshot(node, name)?;
-                }
             }
             Notice::VerifyStarted { .. } => self.verify_started(),
             Notice::Difference { node: other, range } => self.difference_told(node, other, *range)?,

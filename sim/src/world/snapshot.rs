@@ -80,21 +80,17 @@ impl World {
         self.nodes[node].disk.is_doubtful = is_doubtful;
     }
 
-    /// Of a snapshot that is kept without a log, only the guest can tell which version it is.
-    pub(super) fn check_straight_snapshot(
-        &mut self,
-        node: usize,
-        name: &SnapshotName,
-    ) -> Result<(), Violation> {
+    /// Of a snapshot without a log, only the guest can tell which version it is, and only as long as it changes nothing.
+    pub(super) fn check_straight_snapshot(&mut self, node: usize) -> Result<(), Violation> {
         let alone = self.members.len() == 1 && self.status(node).is_some_and(|s| s.straight);
         if !alone || self.history.forced || self.nodes[node].disk_failed {
             return Ok(());
         }
-        let taken = self.nodes[node].disk.snapshots.iter().rev();
-        let mut taken = taken.filter(|taken| taken.name == *name && !taken.is_doubtful);
-        let Some(taken) = taken.next() else {
+        let copying = self.nodes[node].disk.copying();
+        let Some(taken) = copying.filter(|taken| !taken.is_doubtful) else {
             return Ok(());
         };
+        let name = taken.name.clone();
         let sectors = taken.contents.chunks(SECTOR).take(self.guest.sectors());
         let wrong = sectors.enumerate().find_map(|(at, bytes)| {
             let stamp = stamp::of(bytes);

@@ -65,7 +65,7 @@ impl World {
     /// The next operation of a node's log, volume or meta is refused by the disk; whoever operates it restarts the daemon.
     pub fn fail_disk(&mut self, node: usize, lane: u64) {
         if self.nodes[node].engine.is_some() {
-            let lane = Lane::ALL[lane as usize % Lane::ALL.len()];
+            let lane = Lane::REFUSING[lane as usize % Lane::REFUSING.len()];
             self.say(|| format!("DISK OF h{node} WILL REFUSE {lane:?}"));
             self.nodes[node].disk.failing = Some(lane);
         }
@@ -82,7 +82,7 @@ impl World {
         self.count(match lane {
             Lane::Log => "faults: disk refuses, log",
             Lane::Volume => "faults: disk refuses, volume",
-            Lane::Meta => "faults: disk refuses, meta",
+            Lane::Meta | Lane::Copy => "faults: disk refuses, meta",
         });
         let serves = self.stood(node).is_some_and(|stood| stood.role == Role::Primary);
         let was_primary = self.meta(node).is_some_and(|meta| meta.role == Role::Primary);
