@@ -743,8 +743,9 @@ impl Engine {
         }
         let serving = matches!(self.phase, Phase::Serving);
         let held_bytes = self.log_bytes();
-        // Where there is no room, what is over the budget is held for nobody all the same.
-        let drops = matches!(self.space.level, Level::Dropping | Level::Stalled);
+        // Where there is no room, or the log is only not given up yet because the role is about to move, what is over the budget is
+        // held for nobody all the same.
+        let drops = self.space.level >= Level::Dropping;
         if serving && drops && !museum::is(Mutant::LogKeptForDead) {
             let counted = self.peers.iter().filter(|(_, peer)| peer.counts);
             let laggard = pressure::laggard(

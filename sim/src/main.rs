@@ -167,9 +167,11 @@ fn many(arguments: &Arguments) -> io::Result<bool> {
         arguments.seeds,
         arguments.jobs.unwrap_or_else(cores),
         |outcome| {
-            failed += u64::from(outcome.failure.is_some());
-            if failed > 0 {
+            if let Some(failure) = &outcome.failure {
+                failed += 1;
                 progress.set_message(format!("{failed} failed"));
+                // A long campaign is looked into before it ends.
+                progress.suspend(|| eprintln!("seed {} FAILED {}", outcome.seed, failure.what));
             }
             progress.inc(1);
         },

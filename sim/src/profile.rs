@@ -21,6 +21,8 @@ pub(crate) enum Trouble {
     LostLogWrite,
     MisdirectedLogWrite,
     DiskFails,
+    /// The disk below has no room for a longer volume, for a while.
+    NoRoom,
     /// Something else fills the file system of a log for a while.
     LogFull,
     /// An operator changes the budget of a log.
@@ -74,6 +76,7 @@ impl Trouble {
         Trouble::Verify,
         Trouble::Grow,
         Trouble::Snapshot,
+        Trouble::TakeOver,
     ];
 
     /// What goes wrong.
@@ -90,6 +93,7 @@ impl Trouble {
         Trouble::MisdirectedLogWrite,
         Trouble::DiskFails,
         Trouble::LogFull,
+        Trouble::NoRoom,
         Trouble::ClockJump,
         Trouble::OldMembers,
         Trouble::WrongVerb,
@@ -109,12 +113,13 @@ impl Trouble {
         (Trouble::LostLogWrite, 2),
         (Trouble::MisdirectedLogWrite, 2),
         (Trouble::DiskFails, 3),
+        (Trouble::NoRoom, 2),
         (Trouble::LogFull, 12),
         (Trouble::LogBudget, 8),
         (Trouble::ClockJump, 3),
         (Trouble::OldMembers, 2),
         (Trouble::WrongVerb, 5),
-        (Trouble::VerbStruck, 15),
+        (Trouble::VerbStruck, 25),
         (Trouble::HandOver, 20),
         (Trouble::HandOverStruck, 10),
         (Trouble::Join, 3),

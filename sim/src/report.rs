@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use xxhash_rust::xxh3::Xxh3;
 
 use crate::run::{Failure, Outcome, run_seed};
-use crate::world::Matrix;
+use crate::world::{Matrix, is_ruled_out};
 
 /// Figures of a series of seeds.
 #[derive(Clone, Debug)]
@@ -104,7 +104,9 @@ impl Report {
         let cells = classes
             .iter()
             .flat_map(|class| verbs.iter().map(move |verb| (*class, *verb)));
-        cells.filter(|cell| !self.matrix.contains_key(cell)).collect()
+        cells
+            .filter(|cell| !self.matrix.contains_key(cell) && !is_ruled_out(cell.0, cell.1))
+            .collect()
     }
 
     fn classes_and_verbs(&self) -> (BTreeSet<&'static str>, BTreeSet<&'static str>) {
@@ -119,11 +121,10 @@ impl Report {
         for class in classes {
             write!(f, "  {class:36}")?;
             for verb in &verbs {
-                write!(
-                    f,
-                    "{:>11}",
-                    self.matrix.get(&(class, *verb)).copied().unwrap_or(0)
-                )?;
+                match self.matrix.get(&(class, *verb)) {
+                    None if is_ruled_out(class, verb) => write!(f, "{:>11}", "–")?,
+                    count => write!(f, "{:>11}", count.copied().unwrap_or(0))?,
+                }
             }
             writeln!(f)?;
         }

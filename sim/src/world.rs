@@ -16,6 +16,7 @@ mod wear;
 pub(crate) use check::SETTLE_MICROS_MAX;
 use force::Forced;
 pub use matrix::Matrix;
+pub(crate) use matrix::is_ruled_out;
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
@@ -74,29 +75,95 @@ impl std::fmt::Display for Violation {
 /// What is going to happen.
 #[derive(Debug)]
 enum Happening {
-    Deliver { node: usize, boot: u32, event: Event },
-    Wake { node: usize, boot: u32 },
-    Timer { node: usize, boot: u32 },
-    Disk { node: usize, boot: u32, lane: Lane },
-    Dialled { node: usize, boot: u32, peer: NodeId },
-    LinkUp { link: LinkId, end: usize },
-    Arrive { link: LinkId, to: usize, bytes: Bytes },
-    HangUp { link: LinkId, end: usize },
-    Listen { link: LinkId, end: usize },
-    Start { node: usize },
-    Heal { a: usize, b: usize },
-    Recover { node: usize },
-    MakeRoom { node: usize },
-    Repair { node: usize },
-    Strike { node: usize, other: usize },
-    StrikeSync { joiner: usize },
-    Crash { node: usize, boot: u32, crash: Crash },
-    Tell { node: usize },
+    Deliver {
+        node: usize,
+        boot: u32,
+        event: Event,
+    },
+    Wake {
+        node: usize,
+        boot: u32,
+    },
+    Timer {
+        node: usize,
+        boot: u32,
+    },
+    Disk {
+        node: usize,
+        boot: u32,
+        lane: Lane,
+    },
+    Dialled {
+        node: usize,
+        boot: u32,
+        peer: NodeId,
+    },
+    LinkUp {
+        link: LinkId,
+        end: usize,
+    },
+    Arrive {
+        link: LinkId,
+        to: usize,
+        bytes: Bytes,
+    },
+    HangUp {
+        link: LinkId,
+        end: usize,
+    },
+    Listen {
+        link: LinkId,
+        end: usize,
+    },
+    Start {
+        node: usize,
+    },
+    Heal {
+        a: usize,
+        b: usize,
+    },
+    Recover {
+        node: usize,
+    },
+    MakeRoom {
+        node: usize,
+    },
+    Repair {
+        node: usize,
+    },
+    Strike {
+        node: usize,
+        other: usize,
+    },
+    StrikeSync {
+        joiner: usize,
+    },
+    LoseSource {
+        joiner: usize,
+        source: usize,
+        other: usize,
+        looks: u32,
+    },
+    Crash {
+        node: usize,
+        boot: u32,
+        crash: Crash,
+    },
+    Tell {
+        node: usize,
+    },
     Ask,
     Resend,
-    Trouble { action: Action },
-    TakeOver { node: usize },
-    Ghost { node: usize, until: Tick },
+    Trouble {
+        action: Action,
+    },
+    TakeOver {
+        node: usize,
+    },
+    Ghost {
+        node: usize,
+        until: Tick,
+    },
     Inspect,
 }
 
@@ -460,6 +527,12 @@ impl World {
             Happening::Repair { node } => self.repair(node),
             Happening::Strike { node, other } => self.strike(node, other),
             Happening::StrikeSync { joiner } => self.strike_sync(joiner),
+            Happening::LoseSource {
+                joiner,
+                source,
+                other,
+                looks,
+            } => self.lose_source_now(joiner, source, other, looks),
             Happening::Crash { node, boot, crash } => self.crash(node, boot, crash),
             Happening::Tell { node } => self.tell(node),
             Happening::Ask => self.guest_asks(),

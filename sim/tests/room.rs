@@ -256,6 +256,36 @@ fn a_budget_of_nothing_is_no_log_and_a_budget_brings_it_back() {
 }
 
 #[test]
+fn a_log_over_its_budget_is_kept_for_nobody_while_the_role_is_about_to_move() {
+    let dropped = lives(&three(), |world| {
+        replicated(world, &[0, 1, 2])?;
+        world.kill(2);
+        let limits = Limits {
+            ship_bytes_per_second: Some(10_000),
+            sync_bytes_per_second: None,
+        };
+        world.set_limits(0, limits).expect("it is up");
+        let much = |w: &World| w.status(0).is_some_and(|s| s.log_bytes > 256 << 10);
+        assert!(world.run_until(60 * SECOND, much)?, "the log is short");
+        // Until the other has all of it, which takes long, the log is not given up for lack of room.
+        world.step_down(0).expect("it is up");
+        world.set_log_budget(0, 0);
+        let is_dropped = |(_, notice): &(usize, Notice)| matches!(notice, Notice::PeerDropped { .. });
+        let begun = world.notices().len();
+        assert!(
+            world.run_until(SECOND / 10, |w| w.notices()[begun..].iter().any(is_dropped))?,
+            "the log is kept for one that is away"
+        );
+        world.start_after(2, 1);
+        world.set_limits(0, Limits::default()).expect("it is up");
+        world.set_log_budget(0, 1 << 20);
+        world.settle()?;
+        Ok(1)
+    });
+    assert_eq!(dropped, 20);
+}
+
+#[test]
 fn a_flush_without_room_holds_guests_up_and_takes_nothing_back() {
     lives(&Profile::calm(2), |world| {
         replicated(world, &[0, 1])?;

@@ -51,7 +51,7 @@ fn a_thousand_clusters_keep_every_promise() {
         "faults: misdirected write in a log",
         "faults: lossy network",
         "faults: clock jump",
-        "faults: right after its word",
+        "aimed: right after its word",
         "faults: restart with an older configuration",
         "faults: wrong verb",
         "operators: pause",

@@ -1,14 +1,18 @@
 //! Which trouble comes when? Chance decides, within what the fault model allows.
 
-use mars::{Command, Limits, MaxLag, Switch};
-use model::{Mode, Role};
+use mars::{Command, Limits, MaxLag, Switch, SyncState};
+use model::{Lsn, Mode, Role};
 
-use super::{Crash, Happening, World};
+use super::{Happening, World};
 use crate::profile::{Action, Trouble};
 use crate::rng::Rng;
 
 /// No volume grows to more than so many times its first length.
 const GROWTH_MAX: u64 = 8;
+
+/// How often it is looked whether copies have overtaken the log, in microseconds, and how many times.
+const LOOK_MICROS: u64 = 3_000;
+const LOOKS_MAX: u32 = 1000;
 
 /// No guest thinks for less, on the average.
 const THINK_MICROS_MIN: u64 = 200;
@@ -122,6 +126,11 @@ impl World {
                 let lane = self.rng.below(3);
                 self.fail_disk(node, lane);
             }
+            Trouble::NoRoom => {
+                self.fill_disk(node, true);
+                let micros = self.rng.spread(10_000, 4_000_000);
+                self.schedule(micros, Happening::Recover { node });
+            }
             Trouble::LogFull if self.rng.chance(25) => {
                 self.fill_log_late(node);
                 let micros = self.rng.spread(10_000, 4_000_000);
@@ -154,7 +163,11 @@ impl World {
                     self.rng.pick(Trouble::VERBS).copied(),
                     self.rng.pick(Trouble::FAULTS).copied(),
                 ) {
-                    self.cause_trouble(verb);
+                    match verb {
+                        // At once: what force() arranges comes later than the fault.
+                        Trouble::TakeOver => self.take_over_now(node),
+                        _ => self.cause_trouble(verb),
+                    }
                     let micros = self.rng.spread(2, 30_000);
                     let roll = self.rng.bits();
                     let action = Action {
@@ -299,7 +312,7 @@ impl World {
 
     /// A fault at one end of a hand-over, or between both.
     pub(super) fn strike(&mut self, node: usize, other: usize) {
-        self.count("faults: in the middle of a hand-over");
+        self.count("aimed: at a hand-over");
         let victim = if self.rng.chance(50) { node } else { other };
         match self.rng.below(5) {
             0 | 1 => self.kill(victim),
@@ -321,18 +334,18 @@ impl World {
         let Some(source) = self.serving().first().copied() else {
             return;
         };
-        self.count("faults: in the middle of a full sync");
+        self.count("aimed: at a full sync");
         let others: Vec<usize> = self
             .members
             .iter()
             .copied()
             .filter(|m| ![source, joiner].contains(m))
             .collect();
-        match (self.rng.below(5), self.rng.pick(&others).copied()) {
+        match (self.rng.below(7), self.rng.pick(&others).copied()) {
             (0, Some(other)) => {
                 self.try_hand_over(other);
             }
-            (4, Some(other)) => self.lose_source(source, other),
+            (4.., Some(other)) => self.lose_source(joiner, source, other),
             (1, _) if self.members.contains(&joiner) => {
                 self.kill(joiner);
                 self.come_back(joiner);
@@ -349,17 +362,55 @@ impl World {
     }
 
     /// The log goes out so slowly that copies overtake it; then its source dies, and a member takes over that has as little of it.
-    fn lose_source(&mut self, source: usize, other: usize) {
+    /// The joiner's log may stand still all the while: then it goes on with the successor's, as if nothing had happened.
+    fn lose_source(&mut self, joiner: usize, source: usize, other: usize) {
         let limits = Limits {
-            ship_bytes_per_second: Some(self.rng.spread(1000, 200_000)),
+            ship_bytes_per_second: Some(self.rng.spread(1, 20_000)),
             sync_bytes_per_second: None,
         };
+        if self.rng.chance(80) {
+            self.switch(joiner, Switch::Fetch, true);
+            let micros = self.rng.spread(10_000, 1_000_000);
+            self.take_turn(joiner, micros);
+        }
         self.set_limits(source, limits);
-        let (node, boot) = (source, self.nodes[source].boot);
-        let micros = self.rng.spread(1000, 300_000);
-        let crash = Crash::Power;
-        self.schedule(micros, Happening::Crash { node, boot, crash });
-        self.schedule(micros + 1, Happening::TakeOver { node: other });
+        self.schedule(
+            LOOK_MICROS,
+            Happening::LoseSource {
+                joiner,
+                source,
+                other,
+                looks: LOOKS_MAX,
+            },
+        );
+    }
+
+    /// Once the joiner has copies that are newer than all that the other has, the source is no more.
+    pub(super) fn lose_source_now(&mut self, joiner: usize, source: usize, other: usize, looks: u32) {
+        if self.now >= self.chaos_until || !self.serving().contains(&source) || looks == 0 {
+            return;
+        }
+        let has = self.meta(other).map_or(Lsn(0), |meta| meta.committed.lsn);
+        let overtaken = self.meta(joiner).is_some_and(|meta| match meta.sync {
+            SyncState::Copying { next, end, .. } => next.0 > 0 && end > has,
+            SyncState::Whole | SyncState::Fresh => false,
+        });
+        if !overtaken {
+            let looks = looks - 1;
+            return self.schedule(
+                LOOK_MICROS,
+                Happening::LoseSource {
+                    joiner,
+                    source,
+                    other,
+                    looks,
+                },
+            );
+        }
+        self.count("aimed: at the source of copies that are newer than its successor");
+        self.power_cut(source);
+        self.come_back(source);
+        self.take_over_now(other);
     }
 
     /// Asks whoever serves, seldom somebody else, to give its role to `to`; returns who was asked.

@@ -13,6 +13,19 @@ const CHANGE_MICROS: u64 = 1_000_000;
 /// Faults by class and verb.
 pub type Matrix = BTreeMap<(&'static str, &'static str), u64>;
 
+/// Damage that only a replica without the role may suffer: while the role moves, nobody can say whose copy is the only one.
+const DAMAGE: [&str; 4] = [
+    "bit flipped in a log",
+    "bit flipped on a disk",
+    "lost write in a log",
+    "misdirected write in a log",
+];
+
+/// Whether the fault model never lets this fault strike this verb.
+pub(crate) fn is_ruled_out(class: &str, verb: &str) -> bool {
+    DAMAGE.contains(&class) && ["hand-over", "take-over"].contains(&verb)
+}
+
 /// Counts a fault under what was under way.
 #[derive(Debug, Default)]
 pub(super) struct Struck {

@@ -59,7 +59,7 @@ impl World {
         if !self.is_current(node, boot) || self.now >= self.chaos_until {
             return;
         }
-        self.count("faults: right after its word");
+        self.count("aimed: right after its word");
         match crash {
             Crash::Process => self.kill(node),
             Crash::Power => self.power_cut(node),
