@@ -332,10 +332,22 @@ pub enum CommandError {
         /// Who.
         node: NodeId,
     },
-    /// What is asked for cannot be.
+    /// What is asked for can never be.
     #[error("{reason}")]
     Unfit {
         /// Why, and what can.
+        reason: String,
+    },
+    /// What is asked for cannot be as things stand.
+    #[error("{reason}")]
+    Refused {
+        /// Why, and what would have to change.
+        reason: String,
+    },
+    /// The disk could not.
+    #[error("{reason}")]
+    Failed {
+        /// What it said.
         reason: String,
     },
     /// The engine is recovering or has failed.

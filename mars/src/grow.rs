@@ -125,7 +125,7 @@ impl Engine {
         }
         let size = self.config.size;
         let refusal = match &mut self.growth.asked {
-            _ if to < size => CommandError::Unfit {
+            _ if to < size => CommandError::Refused {
                 reason: format!(
                     "a volume does not shrink: it has {} bytes; make a smaller one and copy",
                     size.bytes()
@@ -234,7 +234,7 @@ impl Engine {
                 let reason = format!("the disk on {node} cannot grow: {error}");
                 for id in self.growth.take_asked() {
                     let reason = reason.clone();
-                    self.answer(id, Err(CommandError::Unfit { reason }));
+                    self.answer(id, Err(CommandError::Failed { reason }));
                 }
             }
             // A takeover came between: it is done again in the new epoch.

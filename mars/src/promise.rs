@@ -18,8 +18,8 @@ impl Engine {
         if let Some(refusal) = self.refusal_to_decide() {
             return self.answer(id, Err(refusal));
         }
-        if let Some(reason) = self.reason_unfit(mode, max_lag) {
-            return self.answer(id, Err(CommandError::Unfit { reason }));
+        if let Some(refusal) = self.refusal_of_mode(mode, max_lag) {
+            return self.answer(id, Err(refusal));
         }
         let settings = self.meta.settings;
         self.decide(
@@ -80,7 +80,7 @@ impl Engine {
         self.save(Then::Decided { id });
     }
 
-    fn reason_unfit(&self, mode: Mode, max_lag: MaxLag) -> Option<String> {
+    fn refusal_of_mode(&self, mode: Mode, max_lag: MaxLag) -> Option<CommandError> {
         let others = self.peers.len();
         let (replicas, wait_millis) = match mode {
             Mode::Async => (1, 1),
@@ -91,18 +91,21 @@ impl Engine {
             Mode::Sync { replicas } => (usize::from(replicas), 1),
         };
         if replicas == 0 || wait_millis == 0 {
-            return Some(format!(
+            let reason = format!(
                 "mode {mode} waits for at least 1 replica, for at least 1 ms; to wait for none, use mode async"
-            ));
+            );
+            return Some(CommandError::Unfit { reason });
         }
         if mode != Mode::Async && replicas > others {
-            return Some(format!(
+            let reason = format!(
                 "mode {mode} with {replicas} replicas needs as many besides the primary, and there are {others}; \
                  join more first, or wait for fewer"
-            ));
+            );
+            return Some(CommandError::Refused { reason });
         }
         if max_lag.throttle && !max_lag.is_set() {
-            return Some("a throttle needs a largest lag: give one in time or bytes".to_owned());
+            let reason = "a throttle needs a largest lag: give one in time or bytes".to_owned();
+            return Some(CommandError::Unfit { reason });
         }
         None
     }

@@ -250,7 +250,7 @@ impl Engine {
         }
         if self.meta.snapshots.len() + snapshots.asked.len() >= SNAPSHOTS_MAX {
             let reason = format!("it has {SNAPSHOTS_MAX} snapshots already; delete one first");
-            return self.answer(id, Err(CommandError::Unfit { reason }));
+            return self.answer(id, Err(CommandError::Refused { reason }));
         }
         let ids = vec![id];
         snapshots.asked.push_back(Asked { ids, name });
@@ -326,7 +326,7 @@ impl Engine {
                         .to_owned();
                 for id in self.snapshots.take_asked() {
                     let reason = reason.clone();
-                    self.answer(id, Err(CommandError::Unfit { reason }));
+                    self.answer(id, Err(CommandError::Refused { reason }));
                 }
             }
             Road::Straight if self.straight_is_quiet() => {
@@ -540,7 +540,7 @@ impl Engine {
         };
         if found.is_pending() {
             let reason = format!("snapshot `{name}` is being taken; ask again when it is");
-            return self.answer(id, Err(CommandError::Unfit { reason }));
+            return self.answer(id, Err(CommandError::Refused { reason }));
         }
         found.state = SnapshotState::Dropping;
         self.snapshots.dropping.push((id, name, at));
@@ -589,7 +589,7 @@ impl Engine {
             Err(error) => {
                 for (id, ..) in done {
                     let reason = error.to_string();
-                    self.answer(id, Err(CommandError::Unfit { reason }));
+                    self.answer(id, Err(CommandError::Failed { reason }));
                 }
             }
         }

@@ -181,7 +181,7 @@ impl Engine {
             SyncState::Fresh => {
                 let reason =
                     "its log has not begun: let it reach its source first, or resume fetch".to_owned();
-                return self.answer(id, Err(CommandError::Unfit { reason }));
+                return self.answer(id, Err(CommandError::Refused { reason }));
             }
             SyncState::Copying { .. } => {}
         }

@@ -220,7 +220,7 @@ impl Engine {
         unix_seconds: u64,
     ) {
         let alone = || {
-            self.peers.is_empty().then(|| CommandError::Unfit {
+            self.peers.is_empty().then(|| CommandError::Refused {
                 reason: "the volume has one replica only: there is nothing to compare".to_owned(),
             })
         };

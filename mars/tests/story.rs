@@ -726,7 +726,7 @@ fn an_operator_vouches_for_a_disk_and_the_status_says_so() {
     world.hosts.get_mut("b").unwrap().disk = disk;
     assert!(matches!(
         world.command("b", Command::FakeSync),
-        Err(CommandError::Unfit { .. })
+        Err(CommandError::Refused { .. })
     ));
     let sync_off = Command::Switch {
         switch: Switch::Sync,
@@ -776,7 +776,7 @@ fn a_volume_grows_under_its_guests_and_on_every_replica() {
     assert_eq!(new_part(&mut world), Err(GuestError::OutOfBounds));
     assert_eq!(world.command("b", grow(2 * SIZE)), Err(CommandError::NotPrimary));
     let refused = world.command("a", grow(SIZE - 4096));
-    assert!(matches!(refused, Err(CommandError::Unfit { reason }) if reason.contains("does not shrink")));
+    assert!(matches!(refused, Err(CommandError::Refused { reason }) if reason.contains("does not shrink")));
     assert_eq!(world.command("a", grow(2 * SIZE)), Ok(Answer::Done));
     assert_eq!(world.command("a", grow(2 * SIZE)), Ok(Answer::Done));
     assert_eq!(new_part(&mut world), Ok(Reply::Done));
@@ -807,7 +807,7 @@ fn a_growth_is_refused_where_the_primary_has_no_room_and_waits_where_a_replica_h
     world.run(1000);
     world.hosts.get_mut("a").unwrap().room_bytes = SIZE as usize;
     let refused = world.command("a", grow(2 * SIZE));
-    assert!(matches!(refused, Err(CommandError::Unfit { reason }) if reason.contains("no space left")));
+    assert!(matches!(refused, Err(CommandError::Failed { reason }) if reason.contains("no space left")));
     assert_eq!(new_part(&mut world), Err(GuestError::OutOfBounds));
     world.hosts.get_mut("a").unwrap().room_bytes = 4 * SIZE as usize;
     world.hosts.get_mut("b").unwrap().room_bytes = SIZE as usize;

@@ -675,51 +675,47 @@ fn volume_size(bytes: u64) -> Reply<VolumeSize> {
 
 /// The one place where an engine's answers become those of the control socket.
 fn answered(answer: Result<Answer, CommandError>) -> Reply<Outcome> {
-    let kind = match answer {
-        Ok(Answer::Done) => return Ok(Outcome::Done),
-        Ok(Answer::HandedOver { epoch, gate_micros }) => {
-            return Ok(Outcome::HandedOver {
-                term: epoch.term,
-                gate_micros,
-            });
-        }
-        Ok(Answer::TookOver { epoch, from }) => {
-            return Ok(Outcome::TookOver {
-                term: epoch.term,
-                from_lsn: from.lsn.0,
-            });
-        }
-        Ok(Answer::Snapshot { at }) => {
-            return Ok(Outcome::Snapshot {
-                at_lsn: at.lsn.0,
-                at_digest: at.digest.to_string(),
-            });
-        }
-        Ok(Answer::Checksum { digest, from, to }) => {
-            return Ok(Outcome::Checksum {
-                digest: format!("{digest:032x}"),
-                from_lsn: from.0,
-                to_lsn: to.0,
-            });
-        }
-        Err(
-            CommandError::NotPrimary
-            | CommandError::NotReady { .. }
-            | CommandError::OldEpoch { .. }
-            | CommandError::Superseded { .. },
-        ) => ControlErrorKind::Refused,
-        Err(CommandError::NotMember { .. }) => ControlErrorKind::NotFound,
+    match answer {
+        Ok(Answer::Done) => Ok(Outcome::Done),
+        Ok(Answer::HandedOver { epoch, gate_micros }) => Ok(Outcome::HandedOver {
+            term: epoch.term,
+            gate_micros,
+        }),
+        Ok(Answer::TookOver { epoch, from }) => Ok(Outcome::TookOver {
+            term: epoch.term,
+            from_lsn: from.lsn.0,
+        }),
+        Ok(Answer::Snapshot { at }) => Ok(Outcome::Snapshot {
+            at_lsn: at.lsn.0,
+            at_digest: at.digest.to_string(),
+        }),
+        Ok(Answer::Checksum { digest, from, to }) => Ok(Outcome::Checksum {
+            digest: format!("{digest:032x}"),
+            from_lsn: from.0,
+            to_lsn: to.0,
+        }),
+        Err(error) => refuse(kind_of(&error), error.to_string()),
+    }
+}
+
+/// What kind of a bad answer it is when an engine does not do what it was asked: the one place that says so.
+fn kind_of(error: &CommandError) -> ControlErrorKind {
+    match error {
+        CommandError::NotPrimary
+        | CommandError::NotReady { .. }
+        | CommandError::OldEpoch { .. }
+        | CommandError::Superseded { .. }
+        | CommandError::Refused { .. } => ControlErrorKind::Refused,
+        CommandError::NotMember { .. } => ControlErrorKind::NotFound,
         // Most often it recovers or copies, which passes; a status tells the rest.
-        Err(
-            CommandError::Busy
-            | CommandError::Growing { .. }
-            | CommandError::NotInService { .. }
-            | CommandError::Undecided { .. },
-        ) => ControlErrorKind::Busy,
-        Err(CommandError::TimedOut { .. }) => ControlErrorKind::TimedOut,
-        Err(CommandError::Unfit { .. }) => ControlErrorKind::Usage,
-    };
-    refuse(kind, answer.err().map(|e| e.to_string()).unwrap_or_default())
+        CommandError::Busy
+        | CommandError::Growing { .. }
+        | CommandError::NotInService { .. }
+        | CommandError::Undecided { .. } => ControlErrorKind::Busy,
+        CommandError::TimedOut { .. } => ControlErrorKind::TimedOut,
+        CommandError::Unfit { .. } => ControlErrorKind::Usage,
+        CommandError::Failed { .. } => ControlErrorKind::Failed,
+    }
 }
 
 #[cfg(test)]

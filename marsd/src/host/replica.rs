@@ -465,11 +465,10 @@ struct Opened {
 fn open_error(error: OpenError) -> ControlError {
     let kind = match &error {
         OpenError::Disk(DiskUnfit::Io { error, .. }) => match error.kind() {
-            std::io::ErrorKind::NotFound => ControlErrorKind::Usage,
             std::io::ErrorKind::ResourceBusy => ControlErrorKind::Refused,
             _ => ControlErrorKind::Failed,
         },
-        OpenError::Disk(DiskUnfit::Kind { .. } | DiskUnfit::TooSmall { .. }) => ControlErrorKind::Usage,
+        OpenError::Disk(DiskUnfit::Kind { .. } | DiskUnfit::TooSmall { .. }) => ControlErrorKind::Refused,
         OpenError::Meta(_) | OpenError::Io { .. } => ControlErrorKind::Failed,
     };
     ControlError {

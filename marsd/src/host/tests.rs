@@ -457,10 +457,7 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
         with!(volume, "1".to_owned()),
         with!(name, "No Good".to_owned()),
         with!(size_bytes, 5000),
-        with!(size_bytes, 2 * SIZE_BYTES),
         with!(disk, "disk".to_owned()),
-        with!(disk, "/nowhere/disk".to_owned()),
-        with!(disk, "/dev/null".to_owned()),
         with!(members, vec![]),
         with!(members, vec![stranger.clone()]),
         with!(members, vec![a.member.clone(), a.member.clone()]),
@@ -475,6 +472,15 @@ async fn what_cannot_be_is_refused_and_changes_nothing() {
     for call in usage {
         let shown = format!("{call:?}");
         assert_eq!(kind(a.call(call).await), ControlErrorKind::Usage, "{shown}");
+    }
+    let unfit = [
+        (with!(disk, "/nowhere/disk".to_owned()), ControlErrorKind::Failed),
+        (with!(disk, "/dev/null".to_owned()), ControlErrorKind::Refused),
+        (with!(size_bytes, 2 * SIZE_BYTES), ControlErrorKind::Refused),
+    ];
+    for (call, expected) in unfit {
+        let shown = format!("{call:?}");
+        assert_eq!(kind(a.call(call).await), expected, "{shown}");
     }
     assert!(a.status().await.volumes.is_empty());
     assert_eq!(
@@ -720,8 +726,17 @@ async fn switches_and_detach_are_kept_over_a_restart_and_a_primary_refuses_to_le
         mode: ModeSpec::Sync { replicas: 2 },
         ..near
     };
+    // A good wish, only not as things stand; and one that can never be.
     assert_eq!(
         a.call(settings(too_many)).await.unwrap_err().kind,
+        ControlErrorKind::Refused
+    );
+    let for_nobody = VolumeSettings {
+        mode: ModeSpec::Sync { replicas: 0 },
+        ..near
+    };
+    assert_eq!(
+        a.call(settings(for_nobody)).await.unwrap_err().kind,
         ControlErrorKind::Usage
     );
 }
