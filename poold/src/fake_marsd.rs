@@ -60,6 +60,7 @@ struct Replica {
     sources: Vec<String>,
     faked: bool,
     parted: bool,
+    failed: bool,
     verify: Option<VerifyStatus>,
     snapshots: Vec<SnapshotStatus>,
     restore: Option<RestoreStatus>,
@@ -119,6 +120,15 @@ impl World {
         for known in self.lock().hosts.entry(node.to_owned()).or_default().values_mut() {
             if let Some(replica) = &mut known.replica {
                 replica.parted = true;
+            }
+        }
+    }
+
+    /// The disk of a host's replica fails, or works again.
+    pub fn set_failed(&self, node: &str, failed: bool) {
+        for known in self.lock().hosts.entry(node.to_owned()).or_default().values_mut() {
+            if let Some(replica) = &mut known.replica {
+                replica.failed = failed;
             }
         }
     }
@@ -366,6 +376,7 @@ impl Host {
                     sources: Vec::new(),
                     faked: false,
                     parted: false,
+                    failed: false,
                     verify: None,
                     snapshots: Vec::new(),
                     restore: None,
@@ -541,6 +552,9 @@ impl Host {
             Call::VolumeSwitch { volume, switch, on } => {
                 let known = here.get_mut(&volume).ok_or(NOT_FOUND)?;
                 let replica = known.replica.as_mut().ok_or(NOT_FOUND)?;
+                if replica.failed && switch != SwitchWord::Attach {
+                    return Err((ControlErrorKind::Busy, "not in service"));
+                }
                 replica.paused.retain(|paused| *paused != switch);
                 if !on {
                     replica.paused.push(switch);
@@ -657,9 +671,10 @@ impl Host {
                     });
                 let replica = known.replica.as_ref().map(|replica| ReplicaStatus {
                     role: if replica.primary { "primary" } else { "secondary" }.to_owned(),
-                    state: match replica.parted {
-                        true => "split-brain",
-                        false => state(replica.percent),
+                    state: match (replica.failed, replica.parted) {
+                        (true, _) => "detached",
+                        (false, true) => "split-brain",
+                        (false, false) => state(replica.percent),
                     }
                     .to_owned(),
                     size_bytes: known.size_bytes,

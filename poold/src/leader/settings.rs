@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use api::control::{ModeSpec, SwitchWord, VolumeLimits, VolumeSettings};
+use api::control::{ModeSpec, ReplicaStatus, SwitchWord, VolumeLimits, VolumeSettings};
 use api::pool::agent::{Action, Order, Step};
 use api::pool::{Changed, JobKind, OnNode, REPLICAS_MAX, SetLimits, SetVolume, SwitchVolume};
 use api::{ApiError, ErrorKind};
 use migrate::job::Phase;
 use migrate::place::{Request, choose};
-use model::NodeId;
+use model::{NodeId, ReplicaState};
 
 use super::Leader;
 use super::jobs::{ORDER_PHASE, refusal};
@@ -17,7 +17,7 @@ use super::snapshots::keep_the_last;
 use super::volumes::{desired, no_room};
 use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, VolumeRecord};
 use crate::catalog::{Records, Tx};
-use crate::inventory::Snapshot;
+use crate::inventory::{Snapshot, Trouble, replica_state};
 
 /// How long a flush waits for replicas in near-sync mode, in milliseconds, unless somebody says otherwise.
 const FLUSH_WAIT_MILLIS: u32 = 200;
@@ -65,7 +65,12 @@ pub fn settings_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> V
             };
             let wanted = volume.paused.get(&place.node).cloned().unwrap_or_default();
             let paused: BTreeSet<SwitchWord> = replica.paused.iter().copied().collect();
-            for switch in differing(&wanted, &paused) {
+            let mut switches = differing(&wanted, &paused);
+            if is_out_of_service(replica) {
+                // Nothing comes behind what nobody there can do.
+                switches.sort_by_key(|switch| *switch != SwitchWord::Attach);
+            }
+            for switch in switches {
                 let on = !wanted.contains(&switch);
                 add(&place.node, Action::Switch { switch, on });
             }
@@ -107,6 +112,26 @@ fn differing(wanted: &BTreeSet<SwitchWord>, seen: &BTreeSet<SwitchWord>) -> Vec<
         (true, false) => vec![SwitchWord::Attach],
         (false, _) => wanted.symmetric_difference(seen).copied().collect(),
     }
+}
+
+/// Why a replica that was told of these switches does not take them up before somebody brings it back; its disk can be let go of, and
+/// taken up, all the same.
+fn reason_deaf(
+    replica: &ReplicaStatus,
+    differing: &[SwitchWord],
+    trouble: Option<&Trouble>,
+) -> Option<String> {
+    let was_told = trouble.is_some_and(|trouble| trouble.error.kind == ErrorKind::Unavailable);
+    let waits = !is_out_of_service(replica) || !was_told || differing.contains(&SwitchWord::Attach);
+    let why = replica.reason.as_deref().unwrap_or("it says no reason");
+    let state = &replica.state;
+    (!waits).then(|| format!("its replica is in service again, which is {state} now: {why}"))
+}
+
+/// Whether a replica has no engine that could do anything, for now or until somebody helps.
+fn is_out_of_service(replica: &ReplicaStatus) -> bool {
+    let state = replica_state(&replica.state);
+    matches!(state, ReplicaState::Detached | ReplicaState::DefectiveLog)
 }
 
 /// What is wished for after a request; `replicas` is how many the volume has then. Errors: `usage`.
@@ -454,7 +479,7 @@ impl Leader {
         let snapshot = self.inventory.snapshot();
         let now = Instant::now();
         let mut before = None;
-        let (volume, nodes, steps) = self.change(request.dry_run, |tx| {
+        let (volume, nodes, mut steps) = self.change(request.dry_run, |tx| {
             let mut volume = tx.records.volume(name)?.clone();
             if volume.life == LifeRecord::Deleting {
                 return Err(refusal(&migrate::Unsafe::Deleting, name));
@@ -493,19 +518,22 @@ impl Leader {
             keep_wishes(tx, &mut volume, &mut steps)?;
             Ok((volume, nodes, steps))
         })?;
-        if !request.dry_run
-            && let Err(error) = self.wait_for_switches(&volume, &nodes).await
-        {
-            // What marsd refuses for good is no longer wished for.
-            if error.kind == ErrorKind::Refused {
-                self.change(false, |tx| {
-                    let mut volume = tx.records.volume(name)?.clone();
-                    volume.paused = before.unwrap_or_default();
-                    volume.generation += 1;
-                    tx.put(volume)
-                })?;
+        if !request.dry_run {
+            match self.wait_for_switches(&volume, &nodes).await {
+                Ok(deaf) => steps.extend(deaf),
+                Err(error) => {
+                    // What marsd refuses for good is no longer wished for.
+                    if error.kind == ErrorKind::Refused {
+                        self.change(false, |tx| {
+                            let mut volume = tx.records.volume(name)?.clone();
+                            volume.paused = before.unwrap_or_default();
+                            volume.generation += 1;
+                            tx.put(volume)
+                        })?;
+                    }
+                    return Err(error.object(object));
+                }
             }
-            return Err(error.object(object));
         }
         Ok(Changed {
             object,
@@ -516,28 +544,46 @@ impl Leader {
         })
     }
 
-    async fn wait_for_switches(&self, volume: &VolumeRecord, nodes: &[String]) -> Result<(), ApiError> {
+    /// Until all who can have taken it up; about each who cannot, words.
+    async fn wait_for_switches(
+        &self,
+        volume: &VolumeRecord,
+        nodes: &[String],
+    ) -> Result<Vec<String>, ApiError> {
         let mut changed = self.changed.subscribe();
         let deadline = tokio::time::Instant::now() + SWITCH_PATIENCE;
         loop {
             changed.mark_unchanged();
             let snapshot = self.inventory.snapshot();
             let now = Instant::now();
-            let late = nodes.iter().find(|node| {
-                let known = snapshot.volume(node, &volume.id, now);
-                let replica = known.and_then(|known| known.replica.as_ref());
-                let wanted = volume.paused.get(*node).cloned().unwrap_or_default();
-                replica.is_some_and(|replica| {
-                    let seen = replica.paused.iter().copied().collect();
-                    !differing(&wanted, &seen).is_empty()
+            let trouble_of = |node: &String| {
+                let trouble = snapshot.troubles.get(&(volume.id.clone(), node.clone()));
+                trouble.filter(|trouble| {
+                    trouble.step.generation >= volume.generation
+                        && matches!(trouble.step.action, Action::Switch { .. })
                 })
-            });
-            let Some(node) = late else { return Ok(()) };
-            let trouble = snapshot.troubles.get(&(volume.id.clone(), node.clone()));
-            let trouble = trouble.filter(|trouble| {
-                trouble.step.generation >= volume.generation
-                    && matches!(trouble.step.action, Action::Switch { .. })
-            });
+            };
+            let (mut deaf, mut late) = (Vec::new(), None);
+            for node in nodes {
+                let known = snapshot.volume(node, &volume.id, now);
+                let Some(replica) = known.and_then(|known| known.replica.as_ref()) else {
+                    continue;
+                };
+                let wanted = volume.paused.get(node).cloned().unwrap_or_default();
+                let seen = replica.paused.iter().copied().collect();
+                let differing = differing(&wanted, &seen);
+                let trouble = trouble_of(node);
+                if differing.is_empty() {
+                    continue;
+                }
+                match reason_deaf(replica, &differing, trouble) {
+                    Some(why) => deaf.push(format!("node {node} hears of it when {why}")),
+                    None => late = late.or(Some((node, trouble))),
+                }
+            }
+            let Some((node, trouble)) = late else {
+                return Ok(deaf);
+            };
             if let Some(trouble) = trouble.filter(|trouble| trouble.error.kind == ErrorKind::Refused) {
                 return Err(
                     ApiError::refused(format!("node {node}: {}", trouble.error)).hint(format!(

@@ -76,6 +76,47 @@ async fn switches_stay_as_wished_over_restarts_and_reach_a_marsd_that_was_down()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_replica_out_of_service_hears_of_switches_when_it_is_back_and_nobody_waits_for_it() {
+    let world = Arc::new(World::default());
+    world.sync_all();
+    let hosts = pool("ab", &world).await;
+    let client = &hosts[0].client;
+    create(client, "web", 2).await;
+    world.set_failed("b", true);
+    until(client, async || {
+        let shown = client.volume("web").await.unwrap();
+        shown
+            .replicas
+            .iter()
+            .any(|row| row.node == "b" && row.state == "detached")
+    })
+    .await;
+    let began = std::time::Instant::now();
+    let told = client
+        .volume_switch("web", &switch(SwitchWord::Replay, false, Some("b")))
+        .await
+        .unwrap();
+    assert!(told.steps[1].contains("in service again"), "{told:?}");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(5),
+        "nobody waits"
+    );
+    assert!(world.paused("b").is_empty());
+    // Its disk can be taken out all the same.
+    client
+        .volume_switch("web", &switch(SwitchWord::Attach, false, Some("b")))
+        .await
+        .unwrap();
+    assert_eq!(world.paused("b"), [SwitchWord::Attach]);
+    client
+        .volume_switch("web", &switch(SwitchWord::Attach, true, Some("b")))
+        .await
+        .unwrap();
+    world.set_failed("b", false);
+    until(client, async || world.paused("b") == [SwitchWord::Replay]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn limits_of_a_host_and_compression_reach_marsd_and_are_kept() {
     let world = Arc::new(World::default());
     world.sync_all();
