@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use api::{ApiError, ErrorKind};
 
 use records::{
-    EventRecord, JobRecord, NodeRecord, PoolRecord, Record, RevokedRecord, TokenRecord, VgRecord,
+    EventRecord, JobRecord, LifeRecord, NodeRecord, PoolRecord, Record, RevokedRecord, TokenRecord, VgRecord,
     VolumeRecord,
 };
 use store::{Change, Store, StoreError};
@@ -147,6 +147,18 @@ in_records! {
 }
 
 impl Records {
+    /// A host's group.
+    pub fn vg(&self, node: &str, name: &str) -> Option<&VgRecord> {
+        self.vgs.get(&format!("{node}/{name}"))
+    }
+
+    /// Volumes that are neither being made nor being deleted.
+    pub fn live_volumes(&self) -> impl Iterator<Item = &VolumeRecord> {
+        self.volumes
+            .iter()
+            .filter(|volume| volume.life == LifeRecord::Live)
+    }
+
     /// The pool. Errors: a catalog without one is damaged.
     pub fn the_pool(&self) -> Result<&PoolRecord, ApiError> {
         self.pool

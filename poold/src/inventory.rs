@@ -11,6 +11,8 @@ use migrate::desired::{Door, DoorAt, Member};
 use migrate::observed::{HostSeen, Replica, VolumeObserved, VolumeSeen};
 use model::{NodeId, ReplicaState, Role};
 
+use crate::catalog::records::VolumeRecord;
+
 /// A host that has not reported for this long is unreachable: five reports are missing.
 pub const HOST_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -215,6 +217,25 @@ impl Snapshot {
             (replica.role == "primary").then_some((node.as_str(), replica))
         });
         primaries.max_by_key(|(node, replica)| (replica.epoch, *node))
+    }
+
+    /// [`Snapshot::primary`], for what only it can do: `whose` says what that is. Errors: refused, when none is reachable.
+    pub fn reachable_primary(
+        &self,
+        volume: &VolumeRecord,
+        whose: &str,
+        now: Instant,
+    ) -> Result<(&str, &ReplicaStatus), ApiError> {
+        self.primary(&volume.id, now).ok_or_else(|| {
+            let name = &volume.name;
+            let message =
+                format!("no primary of volume `{name}` is reachable, and it is the primary that {whose}");
+            ApiError::refused(message)
+                .hint(format!(
+                    "`poolctl volume show {name}` says how its replicas stand"
+                ))
+                .object(format!("volume {name}"))
+        })
     }
 
     /// The newest term of a volume that any host has ever reported to this daemon.

@@ -406,16 +406,12 @@ fn wire_action(
     step: &migrate::plan::Step,
 ) -> Result<Action, ApiError> {
     let vg = |name: &str| {
-        records
-            .vgs
-            .get(&format!("{}/{name}", step.node))
-            .map(vg_ref)
-            .ok_or_else(|| {
-                ApiError::failed(format!(
-                    "node {} has no volume group `{name}` any more",
-                    step.node
-                ))
-            })
+        records.vg(step.node.as_str(), name).map(vg_ref).ok_or_else(|| {
+            ApiError::failed(format!(
+                "node {} has no volume group `{name}` any more",
+                step.node
+            ))
+        })
     };
     let wire = |members: &[migrate::desired::Member]| -> Vec<Member> {
         let member = |member: &migrate::desired::Member| Member {

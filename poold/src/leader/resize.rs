@@ -24,10 +24,7 @@ pub const GROW_PHASE: &str = "grow";
 
 /// The steps that bring disks and volumes to the wished length.
 pub fn resize_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<(String, Step)> {
-    let live = records
-        .volumes
-        .iter()
-        .filter(|volume| volume.life == LifeRecord::Live);
+    let live = records.live_volumes();
     live.flat_map(|volume| steps_of(records, volume, snapshot, now))
         .collect()
 }
@@ -52,7 +49,7 @@ fn steps_of(
     };
     let mut steps = Vec::new();
     for place in &volume.members {
-        let vg = records.vgs.get(&format!("{}/{}", place.node, place.vg));
+        let vg = records.vg(&place.node, &place.vg);
         let has = disk_bytes(snapshot, &place.node, &place.vg, &volume.id, now);
         if let (Some(vg), Some(has)) = (vg, has)
             && has < size_bytes
@@ -190,7 +187,7 @@ impl Leader {
             let mut lacking = Vec::new();
             let mut steps = Vec::new();
             for place in &idle.members {
-                let group = tx.records.vgs.get(&format!("{}/{}", place.node, place.vg));
+                let group = tx.records.vg(&place.node, &place.vg);
                 let free_bytes = group.map_or(0, |group| view.vg(group).free_bytes);
                 if free_bytes < more {
                     lacking.push(format!(

@@ -38,11 +38,7 @@ impl Leader {
             let Some(record) = volume.snapshots.get(wanted) else {
                 return Err(no_such(name, wanted));
             };
-            let Some((primary, replica)) = snapshot.primary(&volume.id, now) else {
-                let message = format!("no primary of volume `{name}` is reachable, and it is the primary that writes");
-                return Err(about(ApiError::refused(message)
-                    .hint(format!("`poolctl volume show {name}` says how its replicas stand"))));
-            };
+            let (primary, replica) = snapshot.reachable_primary(&volume, "writes", now)?;
             let (state, why) = has(replica, wanted, record.at.as_ref());
             if record.at.is_none() || state != SnapshotState::Kept {
                 let why = why.map(|why| format!(" ({why})")).unwrap_or_default();

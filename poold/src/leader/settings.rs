@@ -42,11 +42,7 @@ const SWITCHES: [SwitchWord; 4] = [
 /// The steps that bring marsds to what is wished for; those to hosts that are away wait until they are back.
 pub fn settings_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<(String, Step)> {
     let mut steps = Vec::new();
-    for volume in records
-        .volumes
-        .iter()
-        .filter(|volume| volume.life == LifeRecord::Live)
-    {
+    for volume in records.live_volumes() {
         let mut add = |node: &str, action| {
             let (id, generation) = (volume.id.clone(), volume.generation);
             steps.push((

@@ -19,7 +19,7 @@ use model::SnapshotName;
 
 use super::Leader;
 use crate::catalog::Records;
-use crate::catalog::records::{JobRecord, LifeRecord, PlaceRecord, SnapshotAt, SnapshotRecord, VolumeRecord};
+use crate::catalog::records::{JobRecord, PlaceRecord, SnapshotAt, SnapshotRecord, VolumeRecord};
 use crate::clock;
 use crate::inventory::Snapshot;
 
@@ -96,11 +96,7 @@ impl Leader {
                     "choose another name, or delete it first: `poolctl volume snapshot delete {name} {chosen}`"
                 ))));
             }
-            let Some((primary, _)) = snapshot.primary(&volume.id, now) else {
-                let message = format!("no primary of volume `{name}` is reachable, and it is the primary that decides which version it is");
-                return Err(about(ApiError::refused(message)
-                    .hint(format!("`poolctl volume show {name}` says how its replicas stand"))));
-            };
+            let (primary, _) = snapshot.reachable_primary(&volume, "decides which version it is", now)?;
             let mut steps = vec![format!(
                 "node {primary} writes snapshot `{chosen}` into the log; each replica keeps that version when it comes to it"
             )];
@@ -251,11 +247,7 @@ fn row(
 /// Asks primaries for what is wanted and not there, and everybody to drop what nobody wants.
 pub fn snapshot_steps(records: &Records, snapshot: &Snapshot, now: Instant) -> Vec<(String, Step)> {
     let mut steps = Vec::new();
-    for volume in records
-        .volumes
-        .iter()
-        .filter(|volume| volume.life == LifeRecord::Live)
-    {
+    for volume in records.live_volumes() {
         let step = |action| Step {
             volume: volume.id.clone(),
             generation: volume.generation,

@@ -61,12 +61,7 @@ impl Leader {
                     .object(object.clone()));
             }
             let now = Instant::now();
-            let Some((primary, _)) = snapshot.primary(&volume.id, now) else {
-                let message = format!("no primary of volume `{name}` is reachable, and it is the primary that compares");
-                return Err(ApiError::refused(message)
-                    .hint(format!("`poolctl volume show {name}` says how its replicas stand"))
-                    .object(object.clone()));
-            };
+            let (primary, _) = snapshot.reachable_primary(&volume, "compares", now)?;
             let others = volume.members.iter().filter(|place| place.node != primary);
             let others: Vec<&str> = others.map(|place| place.node.as_str()).collect();
             let mut steps = vec![format!(

@@ -82,8 +82,7 @@ impl Leader {
         let object = format!("volume group {name}");
         let records = self.catalog.records();
         let record = records.node(node)?;
-        let key = format!("{node}/{name}");
-        let vg = records.vgs.get(&key).ok_or_else(|| {
+        let vg = records.vg(node, name).ok_or_else(|| {
             ApiError::not_found(format!("node {node} has no volume group `{name}`"))
                 .hint("`poolctl vg list` shows all groups; `--node` names the host")
                 .object(object.clone())
@@ -119,7 +118,7 @@ impl Leader {
         }
         self.change(request.dry_run, |tx| {
             check(&tx.records.volumes)?;
-            tx.remove::<VgRecord>(&key);
+            tx.remove::<VgRecord>(&format!("{node}/{name}"));
             tx.event(
                 format!("node {node}"),
                 format!("takes the volume group {name} out of the pool"),

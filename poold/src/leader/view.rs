@@ -460,12 +460,7 @@ impl View<'_> {
                 problems.push(format!("volume group {} on node {}: {problem}", vg.name, vg.node));
             }
         }
-        for volume in self
-            .records
-            .volumes
-            .iter()
-            .filter(|volume| volume.life == LifeRecord::Live)
-        {
+        for volume in self.records.live_volumes() {
             let shown = self.volume(volume);
             let job = self.records.job_at(&volume.id);
             for row in &shown.replicas {

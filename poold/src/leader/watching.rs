@@ -12,7 +12,6 @@ use model::ReplicaState;
 use super::Leader;
 use super::view::View;
 use crate::catalog::Records;
-use crate::catalog::records::LifeRecord;
 use crate::inventory::Snapshot;
 
 /// A state that has lasted for so long is news; being behind is what asynchronous replication does.
@@ -64,11 +63,7 @@ impl Leader {
         };
         let mut rows = BTreeMap::new();
         let mut news = Vec::new();
-        for volume in records
-            .volumes
-            .iter()
-            .filter(|volume| volume.life == LifeRecord::Live)
-        {
+        for volume in records.live_volumes() {
             let primary = snapshot.primary(&volume.id, now);
             for place in &volume.members {
                 let key = (volume.id.clone(), place.node.clone());
