@@ -419,6 +419,26 @@ pub enum DoorSpec {
         #[serde(default)]
         read_only: bool,
     },
+    /// vhost-user-blk for virtual machines, on a Unix socket; the path defaults to `RUN_DIR/NAME.vhost.sock`.
+    VhostUserBlk {
+        /// Where.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        path: Option<String>,
+        /// Refuse writes.
+        #[serde(default)]
+        read_only: bool,
+    },
+}
+
+impl DoorSpec {
+    /// Whether writes are refused.
+    pub fn read_only(&self) -> bool {
+        match self {
+            DoorSpec::Nbd { read_only, .. }
+            | DoorSpec::NbdTcp { read_only, .. }
+            | DoorSpec::VhostUserBlk { read_only, .. } => *read_only,
+        }
+    }
 }
 
 /// The good answer.
@@ -431,7 +451,7 @@ pub enum Outcome {
     Door {
         /// Unix path or TCP address.
         path: String,
-        /// For NBD clients.
+        /// For NBD clients; empty for other doors.
         uri: String,
     },
     /// The role was granted.
@@ -584,7 +604,7 @@ pub struct DoorStatus {
     pub door: DoorSpec,
     /// Unix path or TCP address.
     pub path: String,
-    /// For NBD clients.
+    /// For NBD clients; empty for other doors.
     pub uri: String,
     /// Guests connected now.
     pub clients: u64,

@@ -25,17 +25,17 @@ impl Drop for Guard {
 /// Starts a thread whose panic ends the process; its log lines carry `span`.
 ///
 /// Errors: the system has no room for another thread.
-pub(crate) fn spawn(
+pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     span: Span,
-    body: impl FnOnce() + Send + 'static,
-) -> io::Result<JoinHandle<()>> {
+    body: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<JoinHandle<T>> {
     let guard = Guard {
         name: name.to_owned(),
     };
     Builder::new().name(name.to_owned()).spawn(move || {
         let _entered = span.entered();
         let _guard = guard;
-        body();
+        body()
     })
 }

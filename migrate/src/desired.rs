@@ -31,11 +31,23 @@ pub enum DoorAt {
     Tcp(String),
 }
 
+/// What guests speak there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DoorKind {
+    /// NBD.
+    #[default]
+    Nbd,
+    /// vhost-user-blk, on Unix sockets only.
+    VhostUserBlk,
+}
+
 /// A door on a host.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Door {
     /// The host.
     pub node: NodeId,
+    /// What guests speak there.
+    pub kind: DoorKind,
     /// Where.
     pub at: DoorAt,
     /// Whether writes are refused.

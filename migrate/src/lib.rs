@@ -12,6 +12,6 @@ pub mod observed;
 pub mod place;
 pub mod plan;
 
-pub use desired::{Door, DoorAt, Life, Member, Placement, Unsafe, VolumeDesired};
+pub use desired::{Door, DoorAt, DoorKind, Life, Member, Placement, Unsafe, VolumeDesired};
 pub use observed::{HostSeen, Replica, VolumeObserved, VolumeSeen};
 pub use plan::{Action, Birth, Plan, Step, plan};

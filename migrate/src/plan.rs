@@ -5,7 +5,7 @@
 
 use model::{NodeId, Role};
 
-use crate::desired::{Door, DoorAt, Life, Member, Placement, VolumeDesired};
+use crate::desired::{Door, DoorAt, DoorKind, Life, Member, Placement, VolumeDesired};
 use crate::observed::{HostSeen, VolumeObserved, VolumeSeen};
 
 /// How a replica comes into the world.
@@ -362,10 +362,17 @@ fn same_members(told: &[Member], members: &[Member]) -> bool {
 /// Whether an open door is the wanted one; where marsd chose the path, only that path ends in the volume's name.
 pub fn same_door(wanted: &Door, seen: &Door, desired: &VolumeDesired) -> bool {
     let at = match (&wanted.at, &seen.at) {
-        (DoorAt::UnixDefault, DoorAt::Unix(path)) => path.ends_with(&format!("/{}.nbd.sock", desired.name)),
+        (DoorAt::UnixDefault, DoorAt::Unix(path)) => {
+            let suffix = match wanted.kind {
+                DoorKind::Nbd => "nbd.sock",
+                DoorKind::VhostUserBlk => "vhost.sock",
+            };
+            path.ends_with(&format!("/{}.{suffix}", desired.name))
+        }
         (wanted, seen) => wanted == seen,
     };
-    at && wanted.node == seen.node && wanted.read_only == seen.read_only
+    let same = (&wanted.node, wanted.kind, wanted.read_only) == (&seen.node, seen.kind, seen.read_only);
+    at && same
 }
 
 #[cfg(test)]

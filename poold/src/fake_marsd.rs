@@ -420,6 +420,9 @@ impl Host {
                         .clone()
                         .unwrap_or_else(|| format!("/run/marsd/{}.nbd.sock", known.name)),
                     DoorSpec::NbdTcp { addr, .. } => addr.clone(),
+                    DoorSpec::VhostUserBlk { path, .. } => path
+                        .clone()
+                        .unwrap_or_else(|| format!("/run/marsd/{}.vhost.sock", known.name)),
                 };
                 if path.contains("taken") {
                     return Err((ControlErrorKind::Failed, "the path is taken"));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use api::control::{DoorSpec, HostStatus, ReplicaStatus, VolumeStatus};
 use api::pool::agent::{Action, Report, Step, StepOutcome};
 use api::{ApiError, ErrorKind};
-use migrate::desired::{Door, DoorAt, Member};
+use migrate::desired::{Door, DoorAt, DoorKind, Member};
 use migrate::observed::{HostSeen, Replica, VolumeObserved, VolumeSeen};
 use model::{NodeId, ReplicaState, Role};
 
@@ -320,40 +320,37 @@ fn see(node: &NodeId, known: &VolumeStatus) -> VolumeSeen {
 
 /// A door as the planner sees it.
 pub fn door_seen(node: &NodeId, spec: &DoorSpec) -> Door {
-    let (at, read_only) = match spec {
-        DoorSpec::Nbd {
-            path: None,
-            read_only,
-        } => (DoorAt::UnixDefault, *read_only),
-        DoorSpec::Nbd {
-            path: Some(path),
-            read_only,
-        } => (DoorAt::Unix(path.clone()), *read_only),
-        DoorSpec::NbdTcp { addr, read_only } => (DoorAt::Tcp(addr.clone()), *read_only),
+    let unix = |path: &Option<String>| path.clone().map_or(DoorAt::UnixDefault, DoorAt::Unix);
+    let (kind, at) = match spec {
+        DoorSpec::Nbd { path, .. } => (DoorKind::Nbd, unix(path)),
+        DoorSpec::NbdTcp { addr, .. } => (DoorKind::Nbd, DoorAt::Tcp(addr.clone())),
+        DoorSpec::VhostUserBlk { path, .. } => (DoorKind::VhostUserBlk, unix(path)),
     };
     Door {
         node: node.clone(),
+        kind,
         at,
-        read_only,
+        read_only: spec.read_only(),
     }
 }
 
 /// A door as marsd wants to hear of it.
 pub fn door_spec(door: &Door) -> DoorSpec {
     let read_only = door.read_only;
-    match &door.at {
-        DoorAt::UnixDefault => DoorSpec::Nbd {
-            path: None,
-            read_only,
-        },
-        DoorAt::Unix(path) => DoorSpec::Nbd {
-            path: Some(path.clone()),
-            read_only,
-        },
-        DoorAt::Tcp(addr) => DoorSpec::NbdTcp {
-            addr: addr.clone(),
-            read_only,
-        },
+    let path = match &door.at {
+        DoorAt::UnixDefault => None,
+        DoorAt::Unix(path) => Some(path.clone()),
+        // Other kinds have no TCP: a request for one is refused.
+        DoorAt::Tcp(addr) => {
+            return DoorSpec::NbdTcp {
+                addr: addr.clone(),
+                read_only,
+            };
+        }
+    };
+    match door.kind {
+        DoorKind::Nbd => DoorSpec::Nbd { path, read_only },
+        DoorKind::VhostUserBlk => DoorSpec::VhostUserBlk { path, read_only },
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use api::ApiError;
-use api::control::{HostLimits, HostStatus, ReplicaStatus, VolumeStatus};
+use api::control::{DoorSpec, HostLimits, HostStatus, ReplicaStatus, VolumeStatus};
 use api::pool::{DoorKind, DoorRow, Node, NodeState, PoolState, ReplicaRow, Status, Volume};
 use model::ReplicaState;
 
@@ -195,15 +195,15 @@ fn replica(own: &Own, node: &str, here: Option<&ReplicaStatus>) -> ReplicaRow {
 
 fn doors(own: &Own, known: &VolumeStatus) -> Vec<DoorRow> {
     let row = |door: &api::control::DoorStatus| DoorRow {
-        kind: DoorKind::Nbd,
+        kind: match door.door {
+            DoorSpec::Nbd { .. } | DoorSpec::NbdTcp { .. } => DoorKind::Nbd,
+            DoorSpec::VhostUserBlk { .. } => DoorKind::VhostUserBlk,
+        },
         node: own.node.clone(),
         path: door.path.clone(),
         uri: door.uri.clone(),
         open: true,
-        read_only: match door.door {
-            api::control::DoorSpec::Nbd { read_only, .. }
-            | api::control::DoorSpec::NbdTcp { read_only, .. } => read_only,
-        },
+        read_only: door.door.read_only(),
         remote: known.replica.is_none(),
         clients: door.clients,
         pause_micros_max: door.pause_micros_max,

@@ -180,6 +180,8 @@ pub enum DoorKind {
     /// NBD on a Unix socket, or on TCP when an address is given.
     #[default]
     Nbd,
+    /// vhost-user-blk on a Unix socket, for virtual machines.
+    VhostUserBlk,
 }
 
 /// `volume attach`: opens a door and waits until it is open.
@@ -216,7 +218,7 @@ pub struct Attached {
     pub kind: DoorKind,
     /// Unix path or TCP address; empty for a dry run.
     pub path: String,
-    /// For NBD clients; empty for a dry run.
+    /// For NBD clients; empty for other doors and for a dry run.
     pub uri: String,
     /// Whether that host has no replica.
     pub remote: bool,
@@ -374,7 +376,7 @@ pub struct DoorRow {
     pub node: String,
     /// Unix path or TCP address; empty until it is open.
     pub path: String,
-    /// For NBD clients; empty until it is open.
+    /// For NBD clients; empty for other doors and until it is open.
     pub uri: String,
     /// Whether it is open.
     pub open: bool,

@@ -1,14 +1,15 @@
 //! How do guests get at a volume? Doors: local sockets in front, a session to the primary behind.
 //!
 //! ```text
-//! guest ── nbd ──► router (Session) ──► local replica's loop            (port)
-//!                                  └──► link ──► remote::serve ──► loop  (another host)
+//! guest ── nbd, vhost_user ──► router (Session) ──► local replica's loop            (port)
+//!                                             └──► link ──► remote::serve ──► loop  (another host)
 //! ```
 
 pub mod nbd;
 pub mod port;
 pub mod remote;
 pub mod router;
+pub mod vhost_user;
 pub mod wire;
 
 use std::io;
@@ -96,7 +97,7 @@ pub struct Door {
 }
 
 impl Door {
-    /// Lets guests in; a Unix socket's path defaults to `run_dir/NAME.nbd.sock`. Must be called within a tokio runtime.
+    /// Lets guests in; a Unix socket's path defaults to `run_dir/NAME.nbd.sock` or `run_dir/NAME.vhost.sock`. Must be called within a tokio runtime.
     ///
     /// A stale socket is replaced if nobody listens on it. `read_only` of the specification rules over the offer's.
     pub async fn open(
@@ -108,10 +109,9 @@ impl Door {
         let count = Arc::new(AtomicU64::new(0));
         let span = info_span!("door", volume = %offer.name);
         let (stop, stopped) = oneshot::channel();
-        let (DoorSpec::Nbd { read_only, .. } | DoorSpec::NbdTcp { read_only, .. }) = &spec;
-        offer.read_only |= read_only;
+        offer.read_only |= spec.read_only();
         let name = offer.name.clone();
-        let clients = Clients {
+        let clients = |offer| Clients {
             tasks: JoinSet::new(),
             offer,
             guests: guests.clone(),
@@ -124,7 +124,7 @@ impl Door {
                 let listener = listen_unix(&path).await?;
                 let address = path.display().to_string();
                 let uri = format!("nbd+unix:///{name}?socket={}", percent_encode(&address));
-                let accepting = admit_all(clients, stopped, async move || {
+                let accepting = admit_all(clients(offer), stopped, async move || {
                     let (stream, _) = listener.accept().await?;
                     Ok(stream.into_split())
                 });
@@ -133,7 +133,7 @@ impl Door {
             DoorSpec::NbdTcp { addr, .. } => {
                 let (listener, bound) = listen_tcp(addr).await?;
                 let uri = format!("nbd://{bound}/{name}");
-                let accepting = admit_all(clients, stopped, async move || {
+                let accepting = admit_all(clients(offer), stopped, async move || {
                     let (stream, _) = listener.accept().await?;
                     stream.set_nodelay(true)?;
                     Ok(stream.into_split())
@@ -144,6 +144,16 @@ impl Door {
                     None,
                     tokio::spawn(accepting.instrument(span)),
                 )
+            }
+            DoorSpec::VhostUserBlk { path, .. } => {
+                let default = || run_dir.join(format!("{name}.vhost.sock"));
+                let path = path.as_ref().map_or_else(default, PathBuf::from);
+                let listener = listen_unix(&path).await?;
+                let address = path.display().to_string();
+                let accepting =
+                    vhost_user::admit_all(listener, stopped, offer, guests.clone(), count.clone());
+                let accepting = tokio::spawn(accepting.instrument(span));
+                (address, String::new(), Some(path), accepting)
             }
         };
         info!(address, "a door is open");
@@ -169,7 +179,7 @@ impl Door {
         &self.address
     }
 
-    /// For NBD clients.
+    /// For NBD clients; empty for other doors.
     pub fn uri(&self) -> &str {
         &self.uri
     }

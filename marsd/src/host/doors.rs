@@ -73,6 +73,16 @@ fn resolve(door: DoorSpec, run_dir: &Path, name: &str) -> DoorSpec {
                 read_only,
             }
         }
+        DoorSpec::VhostUserBlk {
+            path: None,
+            read_only,
+        } => {
+            let path = run_dir.join(format!("{name}.vhost.sock")).display().to_string();
+            DoorSpec::VhostUserBlk {
+                path: Some(path),
+                read_only,
+            }
+        }
         door => door,
     }
 }
@@ -80,7 +90,9 @@ fn resolve(door: DoorSpec, run_dir: &Path, name: &str) -> DoorSpec {
 /// What must differ between two doors.
 fn place(door: &DoorSpec) -> PathBuf {
     match door {
-        DoorSpec::Nbd { path, .. } => PathBuf::from(path.as_deref().unwrap_or_default()),
+        DoorSpec::Nbd { path, .. } | DoorSpec::VhostUserBlk { path, .. } => {
+            PathBuf::from(path.as_deref().unwrap_or_default())
+        }
         DoorSpec::NbdTcp { addr, .. } => PathBuf::from(format!("tcp:{addr}")),
     }
 }

@@ -39,6 +39,7 @@ pub fn desired(text: &str) -> VolumeDesired {
     };
     let door = |node| Door {
         node,
+        kind: DoorKind::Nbd,
         at: DoorAt::UnixDefault,
         read_only: false,
     };
@@ -78,6 +79,7 @@ pub fn observed(text: &str) -> VolumeObserved {
             } else if word == "door" {
                 let door = Door {
                     node: node(name),
+                    kind: DoorKind::Nbd,
                     at: DoorAt::Unix("/run/web.nbd.sock".to_owned()),
                     read_only: false,
                 };

@@ -14,16 +14,18 @@ use crate::error::{Ending, say};
 use crate::job;
 use crate::run::Context;
 
-/// Open a door for a guest and print its URI
+/// Open a door for a guest and print its URI or its socket's path
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
   poolctl volume attach web --door nbd
   poolctl volume attach web --door nbd --tcp 127.0.0.1:10809
   qemu-img info \"$(poolctl volume attach web)\"
+  poolctl volume attach web --door vhost-user-blk
 
 On a host without a replica it is a remote door: it reaches the primary wherever that is.
 
-Next: give the URI to qemu, nbdcopy or nbd-client; poolctl volume detach web")]
+Next: give the URI to qemu, nbdcopy or nbd-client, or the path to a virtual machine as the socket of a vhost-user-blk
+chardev with reconnect; poolctl volume detach web")]
 pub struct AttachArgs {
     /// The volume
     name: VolumeName,
@@ -53,6 +55,8 @@ pub struct AttachArgs {
 enum Door {
     /// Network block device, for qemu, nbdcopy, nbd-client
     Nbd,
+    /// A virtual machine's disk, in memory shared with it
+    VhostUserBlk,
 }
 
 /// Close the doors of a volume; guests that use them are cut off
@@ -90,6 +94,7 @@ pub async fn attach(args: AttachArgs, context: &Context) -> Result<Ending, ApiEr
     }
     let door = match args.door {
         Door::Nbd => DoorKind::Nbd,
+        Door::VhostUserBlk => DoorKind::VhostUserBlk,
     };
     let request = Attach {
         door,
@@ -109,7 +114,11 @@ pub async fn attach(args: AttachArgs, context: &Context) -> Result<Ending, ApiEr
             door.volume, door.node
         ))?;
     } else {
-        output.line(&door.uri)?;
+        output.line(if door.uri.is_empty() {
+            &door.path
+        } else {
+            &door.uri
+        })?;
         say(
             &format!("the door to {} is open on {}{remote}", door.volume, door.node),
             output,

@@ -281,11 +281,20 @@ pub fn doors(doors: &[DoorRow]) -> Vec<String> {
 fn kind(kind: DoorKind) -> &'static str {
     match kind {
         DoorKind::Nbd => "nbd",
+        DoorKind::VhostUserBlk => "vhost-user-blk",
     }
 }
 
 fn door_table(doors: &[DoorRow]) -> Grid {
-    let mut grid = Grid::new(&["DOOR", "NODE", "STATE", "GUESTS", "LONGEST PAUSE", "URI", ""]);
+    let mut grid = Grid::new(&[
+        "DOOR",
+        "NODE",
+        "STATE",
+        "GUESTS",
+        "LONGEST PAUSE",
+        "URI OR PATH",
+        "",
+    ]);
     for door in doors {
         let mut remarks = Vec::new();
         if door.remote {
@@ -300,7 +309,11 @@ fn door_table(doors: &[DoorRow]) -> Grid {
             Field::state(if door.open { "open" } else { "opening" }),
             Field::number(door.clients),
             Field::number(output::micros(door.pause_micros_max)),
-            Field::text(&door.uri),
+            Field::text(if door.uri.is_empty() {
+                &door.path
+            } else {
+                &door.uri
+            }),
             Field::text(remarks.join(", ")),
         ]);
     }

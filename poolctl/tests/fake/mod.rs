@@ -284,21 +284,22 @@ async fn attach(
     fake.remember(&uri, &body);
     let dry_run = body["dry_run"] == Value::Bool(true);
     let node = body["node"].as_str().unwrap_or("a").to_owned();
+    let vhost = body["door"] == "vhost-user-blk";
+    let (kind, path, uri) = match (dry_run, vhost) {
+        (true, _) => (DoorKind::Nbd, "", ""),
+        (false, true) => (DoorKind::VhostUserBlk, "/run/web.vhost.sock", ""),
+        (false, false) => {
+            let uri = "nbd+unix:///web?socket=/run/web.nbd.sock";
+            (DoorKind::Nbd, "/run/web.nbd.sock", uri)
+        }
+    };
     good(Attached {
         volume: name,
         remote: node == "c",
         node,
-        kind: DoorKind::Nbd,
-        path: if dry_run {
-            String::new()
-        } else {
-            "/run/web.nbd.sock".to_owned()
-        },
-        uri: if dry_run {
-            String::new()
-        } else {
-            "nbd+unix:///web?socket=/run/web.nbd.sock".to_owned()
-        },
+        kind,
+        path: path.to_owned(),
+        uri: uri.to_owned(),
         dry_run,
     })
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::ApiError;
 use api::control::{HostLimits, SwitchWord, VolumeLimits, VolumeSettings};
 use api::pool::agent::Order;
-use api::pool::{JobKind, JobState, VerifyReport, VgKind};
+use api::pool::{DoorKind, JobKind, JobState, VerifyReport, VgKind};
 use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
 use model::{NodeId, VolumeId, VolumeName, VolumeSize};
 use serde::de::DeserializeOwned;
@@ -126,11 +126,30 @@ pub struct PlaceRecord {
     pub vg: String,
 }
 
+/// The planner's word for a kind of doors.
+pub fn kind_desired(kind: DoorKind) -> migrate::DoorKind {
+    match kind {
+        DoorKind::Nbd => migrate::DoorKind::Nbd,
+        DoorKind::VhostUserBlk => migrate::DoorKind::VhostUserBlk,
+    }
+}
+
+/// The API's word for it.
+pub fn kind_shown(kind: migrate::DoorKind) -> DoorKind {
+    match kind {
+        migrate::DoorKind::Nbd => DoorKind::Nbd,
+        migrate::DoorKind::VhostUserBlk => DoorKind::VhostUserBlk,
+    }
+}
+
 /// A door.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct DoorRecord {
     /// The host.
     pub node: String,
+    /// What guests speak there.
+    #[serde(default)]
+    pub kind: DoorKind,
     /// A Unix socket there instead of marsd's choice.
     pub path: Option<String>,
     /// A TCP address instead of a Unix socket.
@@ -276,6 +295,7 @@ impl VolumeRecord {
             };
             Ok(Door {
                 node: node(&door.node)?,
+                kind: kind_desired(door.kind),
                 at,
                 read_only: door.read_only,
             })
@@ -314,6 +334,7 @@ impl VolumeRecord {
             };
             DoorRecord {
                 node: door.node.to_string(),
+                kind: kind_shown(door.kind),
                 path,
                 tcp,
                 read_only: door.read_only,

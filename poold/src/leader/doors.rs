@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use api::ApiError;
-use api::pool::{Attach, Attached, Changed, Detach};
+use api::pool::{Attach, Attached, Changed, Detach, DoorKind};
 use migrate::desired::{Door, DoorAt};
 use migrate::plan::same_door;
 use model::NodeId;
@@ -13,7 +13,7 @@ use super::Leader;
 use super::jobs::refusal;
 use super::volumes::desired;
 use crate::catalog::Tx;
-use crate::catalog::records::VolumeRecord;
+use crate::catalog::records::{VolumeRecord, kind_desired};
 use crate::inventory::{door_seen, opens_door};
 
 /// How long a door may take to open or close.
@@ -46,6 +46,7 @@ impl Leader {
             let before = desired(&volume)?;
             let door = Door {
                 node,
+                kind: kind_desired(request.door),
                 at: at.clone(),
                 read_only: request.read_only,
             };
@@ -53,12 +54,8 @@ impl Leader {
             if !before.doors.contains(&door) {
                 let mut doors = before.doors.clone();
                 // The same place with another access is not a second door.
-                if doors
-                    .iter()
-                    .any(|other| other.node == door.node && other.at == door.at)
-                {
-                    let message =
-                        format!("a door with other access is open at the same place on node {host}");
+                if doors.iter().any(|other| same_place(other, &door)) {
+                    let message = format!("another door is open at the same place on node {host}");
                     let hint = format!("`poolctl volume detach {name} --node {host}` first");
                     return Err(about(ApiError::refused(message).hint(hint)));
                 }
@@ -218,6 +215,12 @@ impl Leader {
     }
 }
 
+/// Whether one of them is in the other's way; the default sockets of different kinds are not.
+fn same_place(one: &Door, other: &Door) -> bool {
+    let kinds = one.at != DoorAt::UnixDefault || one.kind == other.kind;
+    kinds && one.node == other.node && one.at == other.at
+}
+
 fn drop_doors(
     tx: &mut Tx,
     name: &str,
@@ -239,6 +242,10 @@ fn drop_doors(
 fn door_at(request: &Attach) -> Result<DoorAt, ApiError> {
     match (&request.tcp, &request.path) {
         (None, None) => Ok(DoorAt::UnixDefault),
+        (Some(_), _) if request.door == DoorKind::VhostUserBlk => Err(ApiError::usage(
+            "a vhost-user-blk door shares the guest's memory, which TCP cannot do",
+        )
+        .hint("leave --tcp out; on other hosts, open a door of their own: `--node`")),
         (Some(_), Some(_)) => {
             Err(ApiError::usage("a door has either a TCP address or a path").hint("give --tcp or --path"))
         }

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 use api::ApiError;
 use api::control::{ModeSpec, ReplicaStatus};
 use api::pool::{
-    DoorKind, DoorRow, Event, EventList, JobKind, LogRoom, LogRow, Node, NodeList, NodeState, PoolState,
-    ReplicaRow, Status, Vg, VgList, Volume, VolumeList, VolumeLog,
+    DoorRow, Event, EventList, JobKind, LogRoom, LogRow, Node, NodeList, NodeState, PoolState, ReplicaRow,
+    Status, Vg, VgList, Volume, VolumeList, VolumeLog,
 };
 use migrate::desired::{DoorAt, VolumeDesired};
 use migrate::plan::same_door;
@@ -18,7 +18,7 @@ use super::settings::{compression_word, mode_word, paused};
 use super::thin::{promise_bytes, shortage};
 use super::{Leader, WAIT_MAX};
 use crate::catalog::Records;
-use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord};
+use crate::catalog::records::{LifeRecord, NodeRecord, VgRecord, VolumeRecord, kind_shown};
 use crate::clock;
 use crate::inventory::{Blind, SEVERITY, Snapshot, door_seen, replica_state, severity};
 
@@ -560,7 +560,7 @@ pub fn log_room(primary: &ReplicaStatus) -> LogRoom {
 
 fn door_row(desired: &VolumeDesired, door: &migrate::Door, replica: Option<&ReplicaStatus>) -> DoorRow {
     DoorRow {
-        kind: DoorKind::Nbd,
+        kind: kind_shown(door.kind),
         node: door.node.to_string(),
         path: match &door.at {
             DoorAt::UnixDefault => String::new(),
