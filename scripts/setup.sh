@@ -37,9 +37,11 @@ apt_install() {
     have apt-get || fail "these are missing and this is not Debian: $*; install them and run again"
     say "installing with apt: $*"
     # An index that is a few days old often still serves; refresh it only when it does not.
-    if ! as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2; then
+    # Never at the price of a package that is there: somebody needs it.
+    local how=(apt-get install -y -q --no-install-recommends --no-remove)
+    if ! as_root env DEBIAN_FRONTEND=noninteractive "${how[@]}" "$@" >&2; then
         as_root apt-get update -q >&2 || true
-        as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@" >&2 ||
+        as_root env DEBIAN_FRONTEND=noninteractive "${how[@]}" "$@" >&2 ||
             fail "apt could not install: $*"
     fi
 }
@@ -116,4 +118,5 @@ rust_install
 toolchain_install
 for group in "$@"; do
     if [[ $group == deny ]]; then deny_install; fi
+    if [[ $group == tests ]]; then scripts/qemu.sh; fi
 done

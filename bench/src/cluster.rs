@@ -174,6 +174,13 @@ impl Cluster {
         text(&attached["uri"]).parse().expect("attach prints a URI")
     }
 
+    /// Opens a vhost-user-blk door on a host: its socket.
+    pub fn attach_vhost(&self, volume: &str, host: &str) -> PathBuf {
+        let door = ["--door", "vhost-user-blk", "--node", host];
+        let attached = self.hosts[0].ok(&[&["volume", "attach", volume][..], &door].concat());
+        PathBuf::from(text(&attached["path"]))
+    }
+
     /// Waits until all replicas are up to date, in role and in number as the catalog wants them.
     pub fn wait_for_uptodate(&self, volume: &str) {
         until(&format!("{volume} is up to date everywhere"), || {

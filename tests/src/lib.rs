@@ -2,6 +2,7 @@
 //!
 //! Every test starts its own hosts on loopback and drives them by `poolctl --json` and NBD only.
 
+pub mod machine;
 pub mod mount;
 pub mod spoil;
 
