@@ -8,7 +8,9 @@ cd "$(dirname "$0")/.."
 
 command -v qemu-system-x86_64 >/dev/null 2>&1 && exit 0
 dir=target/qemu
-[[ -x $dir/usr/bin/qemu-system-x86_64 ]] && exit 0
+# Its libraries may have been the system's own when it was unpacked, and be gone since: whether it runs is what counts.
+runs() { LD_LIBRARY_PATH=$dir/usr/lib/$(uname -m)-linux-gnu "$dir/usr/bin/qemu-system-x86_64" --version >/dev/null 2>&1; }
+runs && exit 0
 command -v apt-get >/dev/null 2>&1 || { echo "setup: no qemu-system-x86_64, and this is not Debian" >&2; exit 1; }
 
 # What apt would install, and nothing that is there already.
@@ -20,7 +22,9 @@ trap 'rm -rf "$fetched"' EXIT
 echo "setup: unpacking qemu-system-x86_64 into $dir" >&2
 # shellcheck disable=SC2086 # one word per package
 (cd "$fetched" && apt-get download -q $wanted >&2)
+rm -rf "$dir.new"
 mkdir -p "$dir.new"
 for package in "$fetched"/*.deb; do dpkg -x "$package" "$dir.new"; done
 rm -rf "$dir"
 mv "$dir.new" "$dir"
+runs || { echo "setup: the unpacked qemu-system-x86_64 does not run" >&2; exit 1; }

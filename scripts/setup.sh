@@ -118,5 +118,8 @@ rust_install
 toolchain_install
 for group in "$@"; do
     if [[ $group == deny ]]; then deny_install; fi
-    if [[ $group == tests ]]; then scripts/qemu.sh; fi
+    if [[ $group == tests ]] && ! scripts/qemu.sh; then
+        as_root apt-get update -q >&2 || true
+        scripts/qemu.sh || fail "the tests' virtual machines need qemu-system-x86_64; install it and run again"
+    fi
 done

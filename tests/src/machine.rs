@@ -77,7 +77,8 @@ fn qemu() -> (PathBuf, Option<PathBuf>, Vec<PathBuf>) {
         let mut share = Vec::from(share);
         // Packages that are installed were not unpacked again.
         share.extend(["/usr/share/qemu", "/usr/share/seabios"].map(PathBuf::from));
-        return (program, Some(unpacked.join("lib/x86_64-linux-gnu")), share);
+        let libraries = unpacked.join(format!("lib/{}-linux-gnu", std::env::consts::ARCH));
+        return (program, Some(libraries), share);
     }
     (PathBuf::from("qemu-system-x86_64"), None, Vec::new())
 }
