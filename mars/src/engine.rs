@@ -683,6 +683,7 @@ impl Engine {
             self.straight_due(),
             self.space_due(),
             self.growth_due(),
+            self.splits_due(),
         ]
         .into_iter()
         .flatten()

@@ -102,11 +102,16 @@ impl Engine {
         }
         let others = self.config.members.iter().filter(|m| **m != self.config.node);
         for member in others.cloned().collect::<Vec<_>>() {
+            let now = self.now;
             if self.links.values().any(|link| link.peer == member) {
-                self.stop_hailing(&member);
+                let follows = |peer: &crate::ship::Peer| peer.heard && self.sent_to(peer).is_some();
+                match self.peers.get(&member).is_some_and(follows) {
+                    true => self.stop_hailing(&member),
+                    // One whose history has parted looks in from time to time, and hangs up again: no reason to begin anew.
+                    false => self.rest_hailing(&member),
+                }
                 continue;
             }
-            let now = self.now;
             let due = match self.hails.asking {
                 Some(_) => now,
                 None => now.after_millis(HAIL_MILLIS_MIN),
@@ -138,6 +143,18 @@ impl Engine {
             let due = self.now.after_millis(hail.wait_millis);
             hail.wait_millis = (hail.wait_millis * 2).min(HAIL_MILLIS_MAX);
             hail.step = Step::Waiting { due };
+        }
+    }
+
+    /// A member is here anyway, if perhaps not for long.
+    fn rest_hailing(&mut self, member: &NodeId) {
+        let Some(hail) = self.hails.members.get_mut(member) else {
+            return;
+        };
+        let due = self.now.after_millis(hail.wait_millis);
+        let step = std::mem::replace(&mut hail.step, Step::Waiting { due });
+        if let Step::Asked { link, .. } = step {
+            self.effects.push_back(Effect::Close { link });
         }
     }
 
@@ -208,9 +225,12 @@ impl Engine {
             return;
         };
         self.hails.heard_from(&peer);
+        // One whose history has parted from ours is no nearer for saying again what it has said.
+        let is_news = epoch > self.meta.epoch || !self.meta.splits.contains_key(&peer);
         self.hear(epoch, primary.clone());
         self.say_hail(link);
-        if self.meta.role == Role::Secondary && primary.as_ref() == Some(&peer) && epoch >= self.meta.epoch {
+        let is_primary = primary.as_ref() == Some(&peer) && epoch >= self.meta.epoch;
+        if self.meta.role == Role::Secondary && is_primary && is_news {
             self.follow.look_at(&peer, self.now);
         }
     }

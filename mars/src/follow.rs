@@ -25,9 +25,6 @@ const RETRY_MILLIS_MAX: u64 = 1000;
 /// Pause after histories were found to have parted: only an operator can change that, figures apart.
 const PARTED_RETRY_MILLIS: u64 = 10_000;
 
-/// Counting one's side of a split brain reads all of it.
-const COUNT_MILLIS_MAX: u64 = 600_000;
-
 /// A dial, or a question that was not answered, is given up after this.
 const OPEN_MILLIS_MAX: u64 = 10_000;
 
@@ -212,14 +209,14 @@ impl Follow {
         }
     }
 
-    /// Our side is counted; the source counts its own, which may be long.
+    /// One of the two counts its side, which may take long, and has said so.
     pub fn wait_for_other_side(&mut self, link: LinkId, now: Tick) {
         if let State::Opening {
             link: ours, until, ..
         } = &mut self.state
             && *ours == link
         {
-            *until = now.after_millis(COUNT_MILLIS_MAX);
+            *until = now.after_millis(OPEN_MILLIS_MAX);
         }
     }
 }
@@ -419,6 +416,7 @@ impl Engine {
                 }
             }
             Message::Fork { at, side } => self.other_side_told(link, at, side),
+            Message::Patience { counts } => self.other_side_is_there(link, counts),
             Message::Summon { node } => self.summoned(&node),
             Message::NotSource { epoch_seen, primary } => {
                 let asked = self.links.get(&link).map(|link| link.peer.clone());

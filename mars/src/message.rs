@@ -54,6 +54,11 @@ pub enum Message {
         /// What I have behind it.
         side: Side,
     },
+    /// Either way, while sides are counted: I am still here.
+    Patience {
+        /// It is I who counts, and wants to hear the same.
+        counts: bool,
+    },
     /// Either way: I cannot be your source.
     NotSource {
         /// Highest epoch I have heard of.
@@ -285,6 +290,9 @@ impl Message {
                 w.u8(4).position(*at);
                 side.write(&mut w);
             }
+            Message::Patience { counts } => {
+                w.u8(16).bool(*counts);
+            }
             Message::NotSource { epoch_seen, primary } => {
                 w.u8(5).epoch(*epoch_seen).option(primary.as_ref(), |w, node| {
                     w.node(node);
@@ -484,6 +492,9 @@ impl Message {
             15 => Message::Hail {
                 epoch: r.epoch("epoch")?,
                 primary: r.option("primary", |r| r.node("primary"))?,
+            },
+            16 => Message::Patience {
+                counts: r.bool("counts")?,
             },
             20 => Message::Digests {
                 at: r.lsn("at")?,

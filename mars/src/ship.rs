@@ -261,6 +261,7 @@ impl Engine {
                 message @ Message::Report { .. } => self.reported(link, message),
                 Message::SurveyRequest => self.asked_for_survey(link),
                 Message::Fork { at, side } => self.fork_told(link, at, side),
+                Message::Patience { counts } => self.other_side_is_there(link, counts),
                 Message::Hail { epoch, primary } => self.hailed(link, epoch, primary),
                 Message::SyncRequest { id, range, digests } => self.sync_asked(link, id, range, digests),
                 Message::Digests { at, start, digests } => {

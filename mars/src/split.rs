@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use model::{Lsn, NodeId};
+use model::{Lsn, NodeId, Tick};
 
 use crate::codec::{DecodeError, Reader, Writer};
 use crate::engine::{Engine, Io, Phase, Then};
@@ -17,6 +17,9 @@ use crate::lineage::{History, Position, Relation};
 use crate::message::Message;
 use crate::meta::SyncState;
 use crate::record::Header;
+
+/// While a side is counted, whoever waits for it hears so this often.
+const PATIENCE_MILLIS: u64 = 1000;
 
 /// Log read at one time to count what is in it.
 const READ_BYTES: usize = 256 << 10;
@@ -87,14 +90,20 @@ struct Count {
 #[derive(Debug, Default)]
 pub(crate) struct Splits {
     counts: BTreeMap<LinkId, Count>,
+    /// What was being counted when its link went down: the next one goes on there.
+    begun: BTreeMap<NodeId, Count>,
+    /// When those who wait are told that this goes on.
+    patience_due: Tick,
     /// The meta says something else than the disk.
     unsaved: bool,
 }
 
 impl Splits {
-    /// What was asked on a link will not be answered.
+    /// What was asked on a link will not be answered there.
     pub fn link_down(&mut self, link: LinkId) {
-        self.counts.remove(&link);
+        if let Some(count) = self.counts.remove(&link) {
+            self.begun.insert(count.peer.clone(), count);
+        }
     }
 }
 
@@ -108,6 +117,7 @@ impl Engine {
     pub(crate) fn forget_splits(&mut self) {
         self.keep_splits(&[]);
         self.splits.counts.clear();
+        self.splits.begun.clear();
     }
 
     /// Only members matter.
@@ -124,7 +134,34 @@ impl Engine {
         }
     }
 
+    pub(crate) fn splits_due(&self) -> Option<Tick> {
+        (!self.splits.counts.is_empty()).then_some(self.splits.patience_due)
+    }
+
+    /// What is read of a log may take longer than a link is silent or a replica waits for an answer.
+    fn ask_for_patience(&mut self) {
+        if self.splits_due().is_none_or(|due| self.now < due) {
+            return;
+        }
+        self.splits.patience_due = self.now.after_millis(PATIENCE_MILLIS);
+        for link in self.splits.counts.keys().copied().collect::<Vec<_>>() {
+            self.follow.wait_for_other_side(link, self.now);
+            let message = Message::Patience { counts: true };
+            self.effects.push_back(Effect::Send { link, message });
+        }
+    }
+
+    /// The other side goes on, or waits.
+    pub(crate) fn other_side_is_there(&mut self, link: LinkId, counts: bool) {
+        self.follow.wait_for_other_side(link, self.now);
+        if counts {
+            let message = Message::Patience { counts: false };
+            self.effects.push_back(Effect::Send { link, message });
+        }
+    }
+
     pub(crate) fn pump_splits(&mut self) {
+        self.ask_for_patience();
         if self.splits.unsaved && !matches!(self.phase, Phase::Scanning(_)) {
             self.splits.unsaved = false;
             self.save(Then::Nothing);
@@ -187,21 +224,33 @@ impl Engine {
             complete: at.lsn >= self.meta.trimmed,
             ..Side::default()
         });
-        let next = counted.end.max(self.meta.trimmed);
+        let begun = self.splits.begun.remove(&peer);
+        let begun = begun.filter(|begun| begun.at == at && begun.side.end <= end);
+        let (begin, read, counted) = match begun {
+            Some(begun) => (begun.begin, begun.next, begun.side),
+            None => {
+                let begin = counted.end.max(self.meta.trimmed);
+                (begin, counted.end, counted)
+            }
+        };
+        let next = read.max(self.meta.trimmed);
         let side = Side {
             end,
             bytes: end.since(at.lsn),
-            complete: counted.complete && next == counted.end,
+            complete: counted.complete && next == read,
             ..counted
         };
         let count = Count {
             peer,
             at,
-            begin: next,
+            begin,
             next,
             side,
             theirs,
         };
+        if self.splits.counts.is_empty() {
+            self.splits.patience_due = self.now.after_millis(PATIENCE_MILLIS);
+        }
         self.splits.counts.insert(link, count);
         self.count_on(link);
     }

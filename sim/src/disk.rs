@@ -90,6 +90,8 @@ pub(crate) struct Disk {
     waiting: [VecDeque<Effect>; 4],
     /// Every operation takes so many times longer than on a good day.
     pub slowness: u64,
+    /// A read of the log takes so many microseconds longer.
+    pub log_read_micros: u64,
     /// A copy of the volume takes so many times longer still.
     pub copy_slowness: u64,
     /// How many operations in a hundred take far longer than the others.
@@ -124,6 +126,7 @@ impl Disk {
             is_whole: false,
             waiting: Default::default(),
             slowness: 1,
+            log_read_micros: 0,
             copy_slowness: 1,
             stall_percent: 1,
             failing: None,
@@ -166,6 +169,7 @@ impl Disk {
             tracks: self.tracks.clone(),
             waiting: self.waiting.clone(),
             slowness: self.slowness,
+            log_read_micros: self.log_read_micros,
             copy_slowness: self.copy_slowness,
             stall_percent: self.stall_percent,
             failing: None,
@@ -246,6 +250,7 @@ impl Disk {
             Effect::FlushVolume { .. } | Effect::GrowVolume { .. } => rng.spread(100, 8000),
             Effect::TakeSnapshot { .. } => rng.spread(500, 400_000) * self.copy_slowness,
             Effect::WriteVolume { .. } => rng.spread(10, 300),
+            Effect::ReadLog { .. } => rng.spread(5, 200) + self.log_read_micros,
             _ => rng.spread(5, 200),
         };
         let stall = if rng.chance(self.stall_percent) { 20 } else { 1 };

@@ -104,6 +104,66 @@ fn two_that_wrote_find_the_very_batch_and_report_it_on_both_sides() {
     });
 }
 
+fn dials(world: &World) -> u64 {
+    let counts = world.figures().counts;
+    counts.get("links: dials").copied().unwrap_or(0)
+}
+
+fn both_know(world: &World) -> bool {
+    let told = |s: Option<SplitBrain>| s.is_some_and(|s| s.theirs.is_some());
+    told(split(world, 0, 1)) && told(split(world, 1, 0))
+}
+
+#[test]
+fn two_that_have_parted_leave_one_another_in_peace_until_something_changes() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        part(world, &[1])?;
+        assert!(world.run_until(20 * SECOND, both_know)?, "nobody noticed");
+        // Until hails have become rare.
+        world.run_for(30 * SECOND)?;
+        let before = dials(world);
+        world.run_for(60 * SECOND)?;
+        let more = dials(world) - before;
+        assert!((6..=20).contains(&more), "{more} dials in a minute");
+        // It serves again, and says so: they meet at once.
+        let theirs = |w: &World| split(w, 0, 1).and_then(|s| s.theirs);
+        let known = theirs(world);
+        world.run_for(SECOND)?;
+        world.kill(1);
+        world.start_after(1, SECOND / 10);
+        assert!(
+            world.run_until(4 * SECOND, |w| theirs(w) != known)?,
+            "nobody looks again"
+        );
+        world.settle()
+    });
+}
+
+#[test]
+fn a_side_that_takes_longer_to_count_than_links_live_is_counted() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        world.run_for(SECOND / 10)?;
+        cut_off(world, 0, &[1]);
+        world.run_for(SECOND / 10)?;
+        world.take_over(1).expect("it is up");
+        assert!(world.run_until(5 * SECOND, |w| w.status(1).is_some_and(|s| s.serving))?);
+        world.move_guest_to(1);
+        let until = Tick(world.now().0 + 2 * SECOND);
+        world.ghost(0, until);
+        world.run_for(5 * SECOND / 2)?;
+        world.heal(0, 1);
+        let fenced = |w: &World| w.status(0).is_some_and(|s| s.role == Role::Secondary);
+        assert!(world.run_until(20 * SECOND, fenced)?);
+        // Links end meanwhile, for no log is kept for one that takes none.
+        world.slow_log_reads(0, 3 * SECOND);
+        assert!(world.run_until(150 * SECOND, both_know)?, "nobody waits for it");
+        world.slow_log_reads(0, 0);
+        world.settle()
+    });
+}
+
 #[test]
 fn what_has_parted_is_known_after_a_restart_without_the_other_side() {
     lives(&Profile::calm(2), |world| {

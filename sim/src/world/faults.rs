@@ -410,6 +410,12 @@ impl World {
         self.nodes[node].disk.slowness = slowness;
     }
 
+    /// Every read of a node's log takes so many microseconds longer from now on.
+    pub fn slow_log_reads(&mut self, node: usize, micros: u64) {
+        self.say(|| format!("SLOW LOG READS h{node} {micros}"));
+        self.nodes[node].disk.log_read_micros = micros;
+    }
+
     /// Every copy of a node's volume that is made for a snapshot takes so many times longer from now on.
     pub fn slow_copies(&mut self, node: usize, slowness: u64) {
         self.say(|| format!("SLOW COPIES h{node} {slowness}"));

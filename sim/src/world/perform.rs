@@ -18,6 +18,7 @@ impl World {
         }
         match effect {
             Effect::Dial { peer } => {
+                self.count("links: dials");
                 let boot = self.nodes[node].boot;
                 let micros = self.rng.spread(50, 3000);
                 self.schedule(micros, Happening::Dialled { node, boot, peer });
