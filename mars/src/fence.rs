@@ -15,6 +15,7 @@ use model::{Epoch, NodeId, Role, Tick};
 use crate::engine::{Engine, Phase, Then};
 use crate::event::{CommandError, Effect, GuestError, LinkId, Notice};
 use crate::message::Message;
+use crate::relay::Avoided;
 
 /// A member that does not follow its primary is hailed this soon, and then ever less often, up to the last.
 const HAIL_MILLIS_MIN: u64 = 500;
@@ -265,6 +266,8 @@ impl Engine {
             return;
         }
         self.meta.epoch = epoch;
+        // Who was no primary in an older epoch may be the one of this.
+        self.follow.avoided = Avoided::default();
         self.meta.granted.take_if(|granted| granted.epoch < epoch);
         self.save(Then::Nothing);
         if let Some(link) = self.follow.link() {

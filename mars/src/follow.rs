@@ -402,6 +402,7 @@ impl Engine {
             }
             if epoch > self.meta.epoch {
                 self.meta.epoch = epoch;
+                self.follow.avoided = Avoided::default();
                 self.save(Then::Nothing);
             }
         }
