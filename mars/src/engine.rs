@@ -517,6 +517,7 @@ impl Engine {
             Event::LinkUp { link, peer, dialled } => self.link_up(link, peer, dialled),
             Event::LinkDown { link, peer } => self.link_down(link, &peer),
             Event::Message { link, message } => self.message(link, message),
+            Event::Withdrawn { tags } => self.withdraw(tags),
             Event::Heard { epoch } => self.heard_at_a_door(epoch),
             Event::SyncTurn { granted } => self.sync_turn(granted),
             Event::Command { id, command } => self.command(id, command),

@@ -507,6 +507,11 @@ pub enum Event {
         /// What it says.
         message: Message,
     },
+    /// Whoever asked this is gone, or asks again by another way: what has not begun is not done, and answered as not done.
+    Withdrawn {
+        /// Requests that are not answered yet.
+        tags: Vec<RequestTag>,
+    },
     /// Somebody who is no member (a remote door) has heard of an epoch.
     Heard {
         /// The epoch.

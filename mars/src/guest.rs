@@ -228,6 +228,19 @@ impl Engine {
         }
     }
 
+    /// Nobody waits for these any more: done later, they could undo what the next guest of the same sectors has seen by then.
+    pub(crate) fn withdraw(&mut self, mut tags: Vec<RequestTag>) {
+        tags.sort_unstable();
+        let withdrawn = |(tag, _): &(RequestTag, GuestRequest)| tags.binary_search(tag).is_ok();
+        let waiting = std::mem::take(&mut self.guests.waiting);
+        let (gone, stay): (VecDeque<_>, VecDeque<_>) = waiting.into_iter().partition(withdrawn);
+        self.guests.waiting = stay;
+        for (tag, _) in gone {
+            let error = self.not_primary();
+            self.complete(tag, Err(error));
+        }
+    }
+
     pub(crate) fn fail_guests(&mut self, error: &DiskError) {
         let mut tags = self.log.take_waiting();
         tags.extend(self.take_straight());

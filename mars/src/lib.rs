@@ -54,7 +54,7 @@ pub use lineage::{Digest, History, Position, Stretch, jump};
 pub use message::Message;
 pub use meta::{Meta, SyncState};
 pub use pressure::{LOG_BYTES_MIN, Level};
-pub use session::{Input, Output, Session, SessionStatus};
+pub use session::{Admission, Gate, Input, Output, Session, SessionStatus};
 pub use settings::{Limits, MaxLag, Settings};
 pub use snapshot::{Absence, SNAPSHOTS_MAX, Snapshot, SnapshotState};
 pub use split::{Side, SplitBrain};

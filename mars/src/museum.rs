@@ -76,6 +76,8 @@ mutants! {
     SnapshotTooEarly, "MARS, an LVM snapshot below a replica in use", "a disk takes a snapshot before write-back has reached its record";
     SnapshotUnheld, "of our own: nobody published it", "write-back goes on before the disk is asked for a snapshot";
     SnapshotNotRedone, "of our own: nobody published it", "a snapshot that a crash came into the middle of counts as taken";
+    CopiesForgotten, "of our own: nobody published it", "a door does not write again what only a primary that lost power had answered";
+    UnansweredLost, "of our own: nobody published it", "a door does not send again what was unanswered when its connection broke";
     UptodateUnseen, "linstor-server#75, StandAlone but UpToDate", "a replica without a source calls itself up to date";
 }
 

@@ -20,7 +20,7 @@
 //! No request is sent while a mutation that it overlaps is unanswered. So whatever is unanswered may be done twice:
 //! anything that must come after it has not been sent yet. This holds only if no copy of a request can be done
 //! *later*; so every connection has a generation, and a serving node does nothing for an older generation of a session
-//! once it has accepted a newer one, nor for a connection that was accepted in another epoch than its present one.
+//! once it has accepted a newer one (what waits there is withdrawn), nor for a connection that was accepted in another epoch than its present one.
 //!
 //! # When the guests have left
 //!
@@ -28,6 +28,13 @@
 //! what it wrote is flushed and the copies are dropped; and if the primary is lost before that, copies and unanswered
 //! requests are dropped at once: sent later, they could undo what the next guest has written by then. (A guest
 //! that leaves without a flush was promised nothing more.)
+//!
+//! # What a new session does not know
+//!
+//! A primary that was deposed by a takeover serves on until it hears of that, and a session that has just begun, perhaps for a guest
+//! that has met the newer one, cannot tell. So before it is served elsewhere for the first time it asks the other members too, as far as
+//! they can be reached and for no longer than a moment, as a primary does that starts again. A primary beside the door is believed: whoever is
+//! there is on its side until it hears of a newer one.
 //!
 //! # What the session relies on
 //!
@@ -50,6 +57,7 @@
 //!     └─────────────────────┴────────────────────┘
 //! ```
 
+mod admission;
 mod copies;
 mod io;
 #[cfg(test)]
@@ -60,6 +68,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use model::{Epoch, NodeId, SectorRange, Tick};
 
 use crate::event::{GuestError, GuestRequest, Reply, RequestTag};
+use crate::museum::{self, Mutant};
+pub use admission::{Admission, Gate};
 use copies::Copies;
 pub use io::{Input, Output, SessionStatus};
 
@@ -71,6 +81,9 @@ pub const BACKOFF_MICROS_MIN: u64 = 5_000;
 
 /// Longest wait before another node is tried.
 pub const BACKOFF_MICROS_MAX: u64 = 500_000;
+
+/// A new session waits so long for members that neither answer nor refuse.
+const ASK_MICROS_MAX: u64 = 1_000_000;
 
 /// Tries at each step of the wait before it doubles: a hand-over is over within a few of the short ones.
 const BACKOFF_TRIES: u32 = 4;
@@ -107,6 +120,15 @@ struct Grant {
     successor: NodeId,
 }
 
+/// Who might know of a newer primary than the first that is found.
+#[derive(Debug)]
+struct Asking {
+    /// Members that have not been asked yet.
+    left: BTreeSet<NodeId>,
+    /// When it ends, unless it has.
+    until: Option<Tick>,
+}
+
 /// The state of one host's guests of one volume; the module's page says what it guarantees.
 #[derive(Debug)]
 pub struct Session {
@@ -119,6 +141,8 @@ pub struct Session {
     /// Highest epoch seen or announced: nothing older is a primary.
     epoch_seen: Epoch,
     grant: Option<Grant>,
+    /// From the first primary that is found to the first that is believed.
+    asking: Option<Asking>,
     /// Tried again and again between the others: the last primary, or where it is said to be.
     preferred: Option<NodeId>,
     tries: u32,
@@ -152,12 +176,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A session of node `local` with a volume whose replicas are on `members`; begins to look for the primary.
-    pub fn new(now: Tick, local: NodeId, members: Vec<NodeId>) -> Session {
+    /// A session of node `local` with a volume whose replicas are on `members`; begins to look for the primary. It flushes by itself
+    /// when copies of unflushed writes are more than `copies_bytes_max` ([`COPIES_BYTES_MAX`] where memory is not short).
+    pub fn new(now: Tick, local: NodeId, members: Vec<NodeId>, copies_bytes_max: u64) -> Session {
         let mut session = Session {
+            asking: None,
             local,
             members,
-            copies_bytes_max: COPIES_BYTES_MAX,
+            copies_bytes_max,
             phase: Phase::Away { retry_at: None },
             generation: 0,
             epoch_seen: Epoch::NONE,
@@ -197,6 +223,7 @@ impl Session {
                     self.try_next(now, 0);
                 }
             }
+            Input::Heard { epoch } => self.epoch_seen = self.epoch_seen.max(epoch),
             Input::Connected { generation, epoch } => {
                 if generation == self.generation {
                     self.connected(now, epoch);
@@ -229,7 +256,7 @@ impl Session {
     pub fn poll_timeout(&self) -> Option<Tick> {
         match self.phase {
             Phase::Away { retry_at } => retry_at,
-            Phase::Dialling { .. } => None,
+            Phase::Dialling { .. } => self.asking.as_ref().and_then(|asking| asking.until),
             Phase::Open { .. } => self.own_flush_not_before,
         }
     }
@@ -308,19 +335,30 @@ impl Session {
             self.disconnected(now, None);
             return;
         }
+        if self.asks_others(now, &node) {
+            self.epoch_seen = epoch;
+            self.preferred = Some(node);
+            self.outputs.push_back(Output::Disconnect {
+                generation: self.generation,
+            });
+            return self.ask_next();
+        }
         if let Some(grant) = self.grant.take().filter(|g| g.to == epoch) {
             self.copies.handed_over(grant.from, grant.to);
         }
         if node == self.local {
             self.copies.forget_known_to(epoch);
         }
-        self.epoch_seen = epoch;
+        self.epoch_seen = self.epoch_seen.max(epoch);
         self.tries = 0;
         self.hints = 0;
+        self.asking = None;
         self.served_before = true;
         self.preferred = Some(node.clone());
         self.phase = Phase::Open { node, epoch };
-        for request in self.copies.unknown_to(epoch) {
+        let mut again = self.copies.unknown_to(epoch);
+        again.retain(|_| !museum::is(Mutant::CopiesForgotten));
+        for request in again {
             let seq = self.take_seq();
             self.mark_writing(&request);
             self.send(seq, request.clone());
@@ -329,11 +367,36 @@ impl Session {
         self.send_all();
     }
 
+    /// Whether somebody might still say that there is a newer primary than this first one.
+    fn asks_others(&mut self, now: Tick, found: &NodeId) -> bool {
+        if self.served_before || *found == self.local {
+            return false;
+        }
+        let asking = self.asking.get_or_insert_with(|| Asking {
+            left: self.members.iter().cloned().collect(),
+            until: Some(now.after_micros(ASK_MICROS_MAX)),
+        });
+        asking.left.remove(found);
+        !asking.left.is_empty() && asking.until.is_some_and(|until| now < until)
+    }
+
+    /// Asks the next member, or goes back to the primary that was found.
+    fn ask_next(&mut self) {
+        let next = self.asking.as_mut().and_then(|asking| asking.left.pop_first());
+        if let Some(node) = next.or(self.preferred.clone()) {
+            self.dial(node);
+        }
+    }
+
     fn disconnected(&mut self, now: Tick, hint: Option<NodeId>) {
         let was = std::mem::replace(&mut self.phase, Phase::Away { retry_at: None });
         match was {
             Phase::Away { .. } => self.phase = was,
             Phase::Dialling { node } => {
+                if self.asking.is_some() && self.preferred.as_ref() != Some(&node) {
+                    return self.ask_next();
+                }
+                self.asking = None;
                 let elsewhere = hint.filter(|h| *h != node);
                 self.move_on(now, elsewhere);
             }
@@ -371,7 +434,9 @@ impl Session {
     fn park(&mut self) {
         for (seq, pending) in &mut self.pending {
             pending.paused = true;
-            self.unsent.insert(*seq);
+            if !museum::is(Mutant::UnansweredLost) {
+                self.unsent.insert(*seq);
+            }
         }
         self.writing.clear();
         self.replays.clear();
@@ -452,6 +517,15 @@ impl Session {
             Phase::Open { .. } if self.own_flush_not_before.is_some_and(|at| at <= now) => {
                 self.own_flush_not_before = None;
                 self.send_all();
+            }
+            Phase::Dialling { .. } if self.poll_timeout().is_some_and(|at| at <= now) => {
+                if let Some(asking) = &mut self.asking {
+                    (asking.left, asking.until) = (BTreeSet::new(), None);
+                }
+                self.outputs.push_back(Output::Disconnect {
+                    generation: self.generation,
+                });
+                self.ask_next();
             }
             Phase::Away { .. } | Phase::Dialling { .. } | Phase::Open { .. } => {}
         }

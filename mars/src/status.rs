@@ -102,6 +102,8 @@ pub struct Standing {
     pub primary: Option<NodeId>,
     /// Own epoch as primary, else the highest heard of.
     pub epoch: Epoch,
+    /// The highest epoch that somebody durably knows of, as far as it was heard of here: what doors and hails are told.
+    pub known: Epoch,
     /// Whether guests are served here.
     pub serving: bool,
     /// Whether a full sync would go on here if its turn came.
@@ -222,6 +224,7 @@ impl Engine {
         Standing {
             primary: self.primary_hint(),
             epoch: self.meta.epoch,
+            known: self.epoch_known(),
             serving: matches!(self.phase, Phase::Serving),
             wants_sync: matches!(self.phase, Phase::Following) && self.wants_sync(),
         }

@@ -15,8 +15,8 @@ use std::time::{Duration, Instant, SystemTime};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError};
 use mars::{
-    Answer, Birth, Command, CommandError, CommandId, Effect, Engine, Event, GuestError, LinkId, Meta,
-    RequestTag, Standing,
+    Admission, Answer, Birth, Command, CommandError, CommandId, Effect, Engine, Event, GuestError, LinkId,
+    Meta, RequestTag, Standing,
 };
 use model::{NodeId, Tick, VolumeId};
 use tokio::sync::{oneshot, watch};
@@ -117,7 +117,7 @@ struct Loop {
     links: HashMap<LinkId, (NodeId, Outgoing)>,
     standing: watch::Sender<Standing>,
     length: Length,
-    guests: HashMap<RequestTag, Done>,
+    guests: HashMap<RequestTag, (Done, Option<Admission>)>,
     commands: HashMap<CommandId, Commanded>,
     /// Commands that were refused when they were given last: they are given again and again, and told once.
     refused: HashSet<String>,
@@ -242,13 +242,29 @@ impl Loop {
                 request,
                 done,
             } => {
-                if admission.is_some_and(|admission| !admission.admits(self.engine.primary_in())) {
+                let primary_in = self.engine.primary_in();
+                if admission
+                    .as_ref()
+                    .is_some_and(|admission| !admission.admits(primary_in))
+                {
                     let hint = self.engine.standing().primary;
                     return done(Err(GuestError::NotPrimary { hint, granted: None }));
                 }
                 let tag = RequestTag(self.tag());
-                self.guests.insert(tag, done);
+                self.guests.insert(tag, (done, admission));
                 self.engine.handle(now, Event::Guest { tag, request });
+            }
+            Input::Prune => {
+                let is_over =
+                    |admission: &Option<Admission>| admission.as_ref().is_some_and(Admission::is_over);
+                let over = self
+                    .guests
+                    .iter()
+                    .filter(|(_, (_, admission))| is_over(admission));
+                let tags: Vec<RequestTag> = over.map(|(tag, _)| *tag).collect();
+                if !tags.is_empty() {
+                    self.engine.handle(now, Event::Withdrawn { tags });
+                }
             }
             Input::Command { command, answer } => {
                 let id = CommandId(self.tag());
@@ -338,7 +354,7 @@ impl Loop {
                 self.links.remove(&link);
             }
             Effect::Complete { tag, result } => {
-                if let Some(done) = self.guests.remove(&tag) {
+                if let Some((done, _)) = self.guests.remove(&tag) {
                     done(result);
                 }
             }

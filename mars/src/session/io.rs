@@ -26,6 +26,11 @@ pub enum Input {
         /// All of them.
         members: Vec<NodeId>,
     },
+    /// A node that is not primary has heard of this epoch: what is older is none either.
+    Heard {
+        /// Which.
+        epoch: Epoch,
+    },
     /// The node of [`Output::Connect`] is primary in this epoch and awaits requests.
     Connected {
         /// Of the connection.

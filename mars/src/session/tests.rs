@@ -103,7 +103,7 @@ proptest! {
 
 /// A session of `n0` that is served by `n1` in epoch 1.1, and what it asked for so far.
 fn served_by(index: usize) -> (Session, u64) {
-    let mut session = Session::new(Tick(0), node(0), (0..NODES).map(node).collect());
+    let mut session = Session::new(Tick(0), node(0), (0..NODES).map(node).collect(), COPIES_BYTES_MAX);
     let generation = connect_of(&mut session).0;
     session.handle(
         Tick(0),
@@ -134,15 +134,23 @@ fn served_by(index: usize) -> (Session, u64) {
             );
         }
     }
-    let (generation, to, _) = connect_of(&mut session);
+    let (mut generation, to, _) = connect_of(&mut session);
     assert_eq!(to, node(index));
-    session.handle(
-        Tick(0),
-        Input::Connected {
-            generation,
-            epoch: Epoch { term: 1, start: 1 },
-        },
-    );
+    let epoch = Epoch { term: 1, start: 1 };
+    session.handle(Tick(0), Input::Connected { generation, epoch });
+    // Nobody else knows of a newer primary.
+    while session.status().primary.is_none() {
+        let (next, to, _) = connect_of(&mut session);
+        generation = next;
+        let input = match to == node(index) {
+            true => Input::Connected { generation, epoch },
+            false => Input::Disconnected {
+                generation,
+                hint: None,
+            },
+        };
+        session.handle(Tick(0), input);
+    }
     (session, generation)
 }
 
@@ -519,4 +527,111 @@ fn guests_that_leave_are_flushed_and_forgotten() {
     );
     assert!(sends(&mut session).is_empty());
     assert_eq!(session.status().waiting_requests, 0);
+}
+
+/// A session of a host without a replica, which has found a primary first: what it does then.
+fn found_first(epoch: Epoch) -> (Session, u64) {
+    let members = (0..NODES).map(node).collect();
+    let mut session = Session::new(Tick(0), node(NODES), members, COPIES_BYTES_MAX);
+    let (generation, to, _) = connect_of(&mut session);
+    assert_eq!(to, node(0));
+    session.handle(Tick(0), Input::Connected { generation, epoch });
+    let generation = connect_of(&mut session).0;
+    assert_eq!(session.status().primary, None, "the others are asked first");
+    (session, generation)
+}
+
+#[test]
+fn a_new_session_believes_the_newest_primary_that_it_can_find() {
+    let (old, new) = (
+        Epoch { term: 1, start: 1 },
+        Epoch {
+            term: 65_536,
+            start: 1,
+        },
+    );
+    let (mut session, generation) = found_first(old);
+    session.handle(
+        Tick(0),
+        Input::Connected {
+            generation,
+            epoch: new,
+        },
+    );
+    let (generation, to, _) = connect_of(&mut session);
+    assert_eq!(to, node(2));
+    session.handle(
+        Tick(0),
+        Input::Disconnected {
+            generation,
+            hint: None,
+        },
+    );
+    let (generation, to, _) = connect_of(&mut session);
+    assert_eq!(to, node(1));
+    session.handle(
+        Tick(0),
+        Input::Connected {
+            generation,
+            epoch: new,
+        },
+    );
+    assert_eq!(session.status().primary, Some((node(1), new)));
+}
+
+#[test]
+fn a_new_session_is_not_served_where_somebody_knows_better() {
+    let (old, new) = (
+        Epoch { term: 1, start: 1 },
+        Epoch {
+            term: 65_536,
+            start: 1,
+        },
+    );
+    let (mut session, generation) = found_first(old);
+    session.handle(Tick(0), Input::Heard { epoch: new });
+    session.handle(
+        Tick(0),
+        Input::Disconnected {
+            generation,
+            hint: None,
+        },
+    );
+    let generation = connect_of(&mut session).0;
+    session.handle(
+        Tick(0),
+        Input::Disconnected {
+            generation,
+            hint: None,
+        },
+    );
+    let (generation, to, _) = connect_of(&mut session);
+    assert_eq!(to, node(0));
+    session.handle(
+        Tick(0),
+        Input::Connected {
+            generation,
+            epoch: old,
+        },
+    );
+    assert_eq!(session.status().primary, None);
+}
+
+#[test]
+fn a_new_session_waits_for_nobody_for_long() {
+    let old = Epoch { term: 1, start: 1 };
+    let (mut session, _) = found_first(old);
+    assert_eq!(session.poll_timeout(), Some(Tick(ASK_MICROS_MAX)));
+    session.handle(Tick(ASK_MICROS_MAX), Input::Timer);
+    let (generation, to, _) = connect_of(&mut session);
+    assert_eq!(to, node(0));
+    let now = Tick(ASK_MICROS_MAX + 1);
+    session.handle(
+        now,
+        Input::Connected {
+            generation,
+            epoch: old,
+        },
+    );
+    assert_eq!(session.status().primary, Some((node(0), old)));
 }

@@ -2,10 +2,9 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use mars::{GuestError, GuestRequest, Reply, Standing};
+use mars::{Admission, Gate, GuestError, GuestRequest, Reply, Standing};
 use model::{Epoch, VolumeId};
 use tokio::sync::watch;
 
@@ -42,22 +41,14 @@ pub trait PrimaryPort: Send + Sync + 'static {
     /// has been replaced does nothing more, and neither does one from an earlier time as primary.
     fn submit(&self, admission: &Admission, request: GuestRequest, done: Done);
 
+    /// Connections have ended or been replaced ([`Admission::is_over`]): what they asked for and is still waiting is withdrawn.
+    fn prune(&self);
+
     /// Somebody has heard of this epoch: if it is of a newer term, a primary here is one no more.
     fn heard(&self, epoch: Epoch);
 
     /// How the replica stands ([`mars::Engine::standing`] after each batch of events), and every change of it.
     fn standing(&self) -> watch::Receiver<Standing>;
-}
-
-/// The newest generation of one session's connections to one volume on this node.
-#[derive(Debug, Default)]
-pub struct Gate(AtomicU64);
-
-impl Gate {
-    /// A connection of this generation wants in: true if none newer has come, and then none older gets through any more.
-    pub fn raise(&self, generation: u64) -> bool {
-        self.0.fetch_max(generation, Ordering::SeqCst) <= generation
-    }
 }
 
 /// The gates of all sessions that have connections here.
@@ -76,49 +67,5 @@ impl Gates {
             gates.insert((volume, session), Arc::downgrade(&gate));
             gate
         })
-    }
-}
-
-/// The right of one connection to have its requests done: until a newer one takes its place or the epoch changes.
-#[derive(Clone, Debug)]
-pub struct Admission {
-    gate: Arc<Gate>,
-    generation: u64,
-    epoch: Epoch,
-}
-
-impl Admission {
-    /// For a connection of `generation`, accepted while this node was primary in `epoch`; raises the gate.
-    /// `None` when a newer connection has been accepted before.
-    pub fn new(gate: Arc<Gate>, generation: u64, epoch: Epoch) -> Option<Admission> {
-        gate.raise(generation).then_some(Admission {
-            gate,
-            generation,
-            epoch,
-        })
-    }
-
-    /// Whether a request may go to the engine; `primary_in` is [`mars::Engine::primary_in`];
-    /// without the role, the engine refuses by itself, and knows best why.
-    pub fn admits(&self, primary_in: Option<Epoch>) -> bool {
-        primary_in.is_none_or(|epoch| epoch == self.epoch)
-            && self.gate.0.load(Ordering::SeqCst) == self.generation
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_newest_connection_of_the_present_epoch_is_admitted() {
-        let gate = Arc::new(Gate::default());
-        let (one, two) = (Epoch { term: 1, start: 1 }, Epoch { term: 2, start: 1 });
-        let old = Admission::new(gate.clone(), 1, one).expect("the first");
-        assert!(old.admits(Some(one)) && !old.admits(Some(two)) && old.admits(None));
-        let new = Admission::new(gate.clone(), 3, one).expect("newer");
-        assert!(!old.admits(Some(one)) && !old.admits(None) && new.admits(Some(one)));
-        assert!(Admission::new(gate, 2, one).is_none());
-        assert!(new.admits(Some(one)));
     }
 }

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::control::Member;
-use mars::{GuestError, GuestRequest, Reply, Standing};
+use mars::{Admission, GuestError, GuestRequest, Reply, Standing};
 use model::{Epoch, NodeId};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout, timeout_at};
 use tracing::debug;
 
-use super::port::{Admission, Done, Gates, PrimaryPort};
+use super::port::{Done, Gates, PrimaryPort};
 use super::wire::{DATA_BYTES_MAX, ToDoor, ToPrimary, WIRE_VERSION};
 use crate::link::frame::{Dialer, DoorHello, FrameReader, FrameWriter};
 
@@ -87,18 +87,37 @@ pub async fn serve(
     let gate = gates.of(hello.volume, hello.session);
     let Some((epoch, admission)) = epoch.and_then(|e| Some((e, Admission::new(gate, hello.generation, e)?)))
     else {
-        let hint = port.standing().borrow().primary.clone();
-        writer.write(&ToDoor::Elsewhere { hint }.encode()).await?;
+        let Standing { primary, known, .. } = port.standing().borrow().clone();
+        let elsewhere = ToDoor::Elsewhere { hint: primary, known };
+        writer.write(&elsewhere.encode()).await?;
         writer.flush().await?;
         return writer.shutdown().await;
+    };
+    port.prune();
+    let admitted = Admitted {
+        port: &*port,
+        admission,
     };
     writer.write(&ToDoor::Welcome { epoch }.encode()).await?;
     writer.flush().await?;
     // Every answer holds a place of the budget, so there is always room.
     let (answers, to_write) = mpsc::channel(REQUESTS_MAX);
     tokio::select! {
-        read = read_requests(&mut reader, &*port, &admission, answers) => read,
+        read = read_requests(&mut reader, &admitted, answers) => read,
         written = write_answers(&mut writer, to_write) => written,
+    }
+}
+
+/// A connection that was let in; what it asked for and still waits is withdrawn when it ends.
+struct Admitted<'a> {
+    port: &'a dyn PrimaryPort,
+    admission: Admission,
+}
+
+impl Drop for Admitted<'_> {
+    fn drop(&mut self) {
+        self.admission.end();
+        self.port.prune();
     }
 }
 
@@ -111,8 +130,7 @@ struct Outgoing {
 
 async fn read_requests(
     reader: &mut FrameReader,
-    port: &dyn PrimaryPort,
-    admission: &Admission,
+    admitted: &Admitted<'_>,
     answers: mpsc::Sender<Outgoing>,
 ) -> io::Result<()> {
     let requests = Arc::new(Semaphore::new(REQUESTS_MAX));
@@ -150,7 +168,7 @@ async fn read_requests(
                 _budget: budget,
             }))
         };
-        port.submit(admission, request, answered(done));
+        admitted.port.submit(&admitted.admission, request, answered(done));
     }
     Ok(())
 }
@@ -204,6 +222,8 @@ pub enum EnterError {
     Elsewhere {
         /// Who is, as far as it knows.
         hint: Option<NodeId>,
+        /// The highest epoch that it has heard of.
+        known: Epoch,
     },
 }
 
@@ -233,7 +253,7 @@ pub async fn enter(
                 reader.set_idle(Some(SILENCE_MAX));
                 Ok((epoch, reader, writer))
             }
-            Some(ToDoor::Elsewhere { hint }) => Err(EnterError::Elsewhere { hint }),
+            Some(ToDoor::Elsewhere { hint, known }) => Err(EnterError::Elsewhere { hint, known }),
             Some(ToDoor::Answer { .. } | ToDoor::Alive) => Err(io::Error::new(
                 io::ErrorKind::InvalidData,
                 "the primary did not say its epoch first",

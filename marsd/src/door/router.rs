@@ -10,14 +10,18 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError, Weak};
 
 use api::control::Member;
 use bytes::{Bytes, BytesMut};
-use mars::{GuestError, GuestRequest, Input, Output, Reply, RequestTag, Session, SessionStatus, Standing};
+use mars::session::COPIES_BYTES_MAX;
+use mars::{
+    Admission, Gate, GuestError, GuestRequest, Input, Output, Reply, RequestTag, Session, SessionStatus,
+    Standing,
+};
 use model::{Epoch, NodeId, Tick, VolumeId};
 use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, timeout};
 use tracing::{Instrument, debug, info, info_span};
 
-use super::port::{Admission, Done, Gate, Guests, PrimaryPort, Quiet};
+use super::port::{Done, Guests, PrimaryPort, Quiet};
 use super::remote::{EnterError, PATIENCE, answered, carry, enter};
 use super::wire::{DATA_BYTES_MAX, pieces};
 use crate::link::frame::{Dialer, DoorHello};
@@ -118,7 +122,7 @@ impl Router {
             began: Instant::now(),
             inbox: Mutex::default(),
             machine: Mutex::new(Machine {
-                session: Session::new(Tick(0), node.clone(), nodes(&members)),
+                session: Session::new(Tick(0), node.clone(), nodes(&members), COPIES_BYTES_MAX),
                 members,
                 local,
                 gate: Arc::default(),
@@ -160,9 +164,7 @@ impl Router {
 
 impl Drop for Router {
     fn drop(&mut self) {
-        if let Some(task) = self.core.lock().task.take() {
-            task.abort();
-        }
+        self.core.lock().hang_up();
     }
 }
 
@@ -471,7 +473,10 @@ impl Machine {
     }
 
     fn hang_up(&mut self) {
-        self.link = None;
+        if let Some(Link::Local { port, admission }) = self.link.take() {
+            admission.end();
+            port.prune();
+        }
         if let Some(task) = self.task.take() {
             task.abort();
         }
@@ -490,6 +495,8 @@ impl Machine {
         };
         port.heard(epoch_seen);
         let mut standing = port.standing();
+        let known = standing.borrow().known;
+        core.inbox().push(News::Session(Input::Heard { epoch: known }));
         let at_least = at_least.unwrap_or(Epoch::NONE);
         let (gate, node) = (self.gate.clone(), core.node.clone());
         // It may be recovering, or about to be promoted; if it knows of another primary there is nothing to wait for.
@@ -560,14 +567,15 @@ impl Machine {
             let (epoch, reader, writer) = match enter(&*dialer, &member, hello, at_least, epoch_seen).await {
                 Ok(entered) => entered,
                 Err(error) => {
-                    let hint = match &error {
-                        EnterError::Elsewhere { hint } => hint.clone(),
+                    let (hint, known) = match error {
+                        EnterError::Elsewhere { hint, known } => (hint, known),
                         EnterError::Io(cause) => {
                             debug!(error = %cause, "not let in");
-                            None
+                            (None, Epoch::NONE)
                         }
                     };
                     if let Some(core) = weak.upgrade() {
+                        core.post(News::Session(Input::Heard { epoch: known }));
                         core.post(disconnected(generation, hint));
                     }
                     return;

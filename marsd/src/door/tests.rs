@@ -6,12 +6,12 @@ use std::sync::Mutex;
 
 use api::control::Member;
 use bytes::Bytes;
-use mars::{BlockExtent, GuestError, GuestRequest, Reply, Standing};
+use mars::{Admission, BlockExtent, GuestError, GuestRequest, Reply, Standing};
 use model::{Epoch, NodeId, SectorRange, VolumeId, VolumeName, VolumeSize};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
-use super::port::{Admission, Done, Gates, PrimaryPort, Quiet};
+use super::port::{Done, Gates, PrimaryPort, Quiet};
 use super::router::Router;
 use super::*;
 use crate::length::Length;
@@ -439,6 +439,9 @@ struct Replica {
 }
 
 impl PrimaryPort for Replica {
+    // Nothing waits here.
+    fn prune(&self) {}
+
     fn heard(&self, epoch: Epoch) {
         self.standing.send_if_modified(|view| {
             let deposed = view.serving && view.epoch.term < epoch.term;
@@ -522,6 +525,7 @@ impl Cluster {
             replica.standing.send_replace(Standing {
                 primary,
                 epoch,
+                known: epoch,
                 serving: false,
                 wants_sync: false,
             });
@@ -657,6 +661,7 @@ async fn guests_that_leave_leave_nothing_behind() {
     let nobody = Standing {
         primary: None,
         epoch: Epoch { term: 1, start: 1 },
+        known: Epoch { term: 1, start: 1 },
         serving: false,
         wants_sync: false,
     };

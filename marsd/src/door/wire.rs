@@ -10,7 +10,7 @@ use model::units::SECTOR_BYTES;
 use model::{Epoch, NodeId, SectorCount, SectorOffset, SectorRange};
 
 /// Version of this language; the serving side refuses any other by name.
-pub const WIRE_VERSION: u16 = 1;
+pub const WIRE_VERSION: u16 = 2;
 
 /// Most data in one request or answer: larger ones are cut before they come here.
 pub const DATA_BYTES_MAX: u64 = 2 << 20;
@@ -56,6 +56,8 @@ pub enum ToDoor {
     Elsewhere {
         /// Who is, as far as I know.
         hint: Option<NodeId>,
+        /// The highest epoch I have heard of: who is primary in an older one is one no more.
+        known: Epoch,
     },
     /// Done, or not.
     Answer {
@@ -140,9 +142,10 @@ impl ToDoor {
                 out.put_u8(1);
                 put_epoch(&mut out, epoch);
             }
-            ToDoor::Elsewhere { hint } => {
+            ToDoor::Elsewhere { hint, known } => {
                 out.put_u8(2);
                 put_option(&mut out, hint, put_node);
+                put_epoch(&mut out, known);
             }
             ToDoor::Answer { seq, result } => {
                 out.put_u8(3);
@@ -166,6 +169,7 @@ impl ToDoor {
             },
             2 => ToDoor::Elsewhere {
                 hint: fields.option("hint", Fields::node)?,
+                known: fields.epoch("known")?,
             },
             3 => ToDoor::Answer {
                 seq: fields.u64("seq")?,
@@ -512,7 +516,7 @@ mod tests {
             for message in [
                 ToDoor::Answer { seq, result },
                 ToDoor::Welcome { epoch: e },
-                ToDoor::Elsewhere { hint },
+                ToDoor::Elsewhere { hint, known: e },
                 ToDoor::Alive,
             ] {
                 prop_assert_eq!(ToDoor::decode(frame(message.clone().encode())), Ok(message));

@@ -2,14 +2,14 @@
 
 use crossbeam_channel::{Receiver, Sender};
 use mars::{
-    Answer, Command, CommandError, DiskError, Event, GuestError, GuestRequest, LinkId, Message, Reply,
-    Standing, Status,
+    Admission, Answer, Command, CommandError, DiskError, Event, GuestError, GuestRequest, LinkId, Message,
+    Reply, Standing, Status,
 };
 use model::{Epoch, NodeId, VolumeId};
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use crate::disk::{FilesAnswer, LogFiles};
-use crate::door::port::{Admission, Done, PrimaryPort};
+use crate::door::port::{Done, PrimaryPort};
 use crate::link::Outgoing;
 
 /// Everything that reaches a volume's loop.
@@ -21,6 +21,8 @@ pub(crate) enum Input {
         request: GuestRequest,
         done: Done,
     },
+    /// Connections of doors have ended or been replaced.
+    Prune,
     Command {
         command: Command,
         answer: oneshot::Sender<Result<Answer, CommandError>>,
@@ -171,6 +173,10 @@ impl PrimaryPort for VolumeHandle {
             request,
             done,
         });
+    }
+
+    fn prune(&self) {
+        self.inbox.send(Input::Prune);
     }
 
     fn heard(&self, epoch: Epoch) {

@@ -217,8 +217,7 @@ pub(super) struct World {
 impl World {
     pub(super) fn new() -> World {
         let members = (0..NODES).map(node).collect();
-        let mut session = Session::new(Tick(0), node(0), members);
-        session.copies_bytes_max = 4 * 512;
+        let session = Session::new(Tick(0), node(0), members, 4 * 512);
         let mut sectors: Vec<Sector> = (0..SECTORS).map(|_| Sector::default()).collect();
         for sector in &mut sectors {
             sector.writes.insert(0, (0, Some(0)));
