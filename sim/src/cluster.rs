@@ -7,10 +7,28 @@ use std::collections::BTreeMap;
 
 use model::Tick;
 
-use crate::profile::{Action, Profile};
+use crate::profile::{Action, DoorTrouble, Profile};
 use crate::rng::Rng;
 use crate::shrink::Shape;
 use crate::world::{Figures, Matrix, SETTLE_MICROS_MAX, Violation, World};
+
+/// So many volumes in a hundred have their guest behind a session, wherever that is.
+const DOORS_PERCENT: u64 = 20;
+
+/// Where a guest gets in.
+struct Door {
+    host: usize,
+    copies_bytes_max: u64,
+}
+
+impl Door {
+    fn random(rng: &mut Rng, hosts: usize) -> Door {
+        Door {
+            host: rng.below(hosts as u64) as usize,
+            copies_bytes_max: rng.spread(4 << 10, 64 << 20),
+        }
+    }
+}
 
 /// The volumes of a cluster.
 pub struct Cluster {
@@ -34,6 +52,15 @@ impl Cluster {
         let mut scripts: Vec<Vec<Action>> = profiles.iter().map(|profile| profile.script(&mut rng)).collect();
         // Everything is chosen by now, so that what is left out below changes nothing else.
         let seeds: Vec<u64> = profiles.iter().map(|_| rng.bits()).collect();
+        let mut rng = Rng::new(seed ^ 0x000D_0042_5EED);
+        let mut doors = Vec::new();
+        for script in &mut scripts {
+            let door = rng.chance(DOORS_PERCENT).then(|| Door::random(&mut rng, hosts));
+            if door.is_some() {
+                script.extend(DoorTrouble::script(chaos_micros, &mut rng));
+            }
+            doors.push(door);
+        }
         let mut number = 0;
         for script in &mut scripts {
             script.retain_mut(|action| {
@@ -60,7 +87,11 @@ impl Cluster {
             profile.habits.depth = shape
                 .depth
                 .map_or(profile.habits.depth, |max| profile.habits.depth.min(max));
-            worlds.push(World::new(seed, profile, trace_lines));
+            let mut world = World::new(seed, profile, trace_lines);
+            if let Some(door) = &doors[volume] {
+                world.attach_through(door.host, door.copies_bytes_max);
+            }
+            worlds.push(world);
         }
         if let Some(script) = shape.volume.and_then(|volume| scripts.get(volume).cloned()) {
             scripts = vec![script];

@@ -3,7 +3,7 @@
 use std::fmt::{self, Write};
 use std::hash::{Hash, Hasher};
 
-use mars::{Effect, Event, GuestRequest, Message, Reply, VolumeData};
+use mars::{Effect, Event, GuestRequest, Input, Message, Output, Reply, VolumeData};
 use xxhash_rust::xxh3::xxh3_64;
 
 fn bulk(f: &mut dyn Write, bytes: &[u8]) -> fmt::Result {
@@ -188,6 +188,47 @@ pub(crate) fn effect(f: &mut dyn Write, effect: &Effect) -> fmt::Result {
             message(f, said)
         }
         Effect::Complete {
+            tag,
+            result: Ok(Reply::Data(data)),
+        } => {
+            write!(f, "Complete {} Data ", tag.0)?;
+            bulk(f, data)
+        }
+        other => write!(f, "{other:?}"),
+    }
+}
+
+/// Writes what a session is told.
+pub(crate) fn input(f: &mut dyn Write, input: &Input) -> fmt::Result {
+    match input {
+        Input::Guest { tag, request: asked } => {
+            write!(f, "Guest {} ", tag.0)?;
+            request(f, asked)
+        }
+        Input::Answer {
+            generation,
+            seq,
+            result: Ok(Reply::Data(data)),
+        } => {
+            write!(f, "Answer {generation} {seq} Data ")?;
+            bulk(f, data)
+        }
+        other => write!(f, "{other:?}"),
+    }
+}
+
+/// Writes what a session asks for.
+pub(crate) fn output(f: &mut dyn Write, output: &Output) -> fmt::Result {
+    match output {
+        Output::Send {
+            generation,
+            seq,
+            request: asked,
+        } => {
+            write!(f, "Send {generation} {seq} ")?;
+            request(f, asked)
+        }
+        Output::Complete {
             tag,
             result: Ok(Reply::Data(data)),
         } => {

@@ -3,6 +3,9 @@
 //! The guest keeps, for every sector, all versions it ever wrote. It never has two changes of one sector under way, as no sane
 //! guest does, and as `mars::session` sees to. After a power cut of the primary a new guest begins: it may find, per sector,
 //! any version from the last one known durable to the last one ever asked for; once it has seen which, that one stays.
+//!
+//! A guest behind a session (`world/door.rs`) lives on when its primary loses power or is replaced: what only the session has copies of
+//! must be there afterwards, and for the rest it may find what that primary knew.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +25,17 @@ struct Version {
     durable: bool,
 }
 
-#[derive(Clone, Debug)]
+/// Whether a session has a copy of the last answered write of a sector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Copied {
+    #[default]
+    No,
+    /// It may have been given up.
+    Maybe,
+    Yes,
+}
+
+#[derive(Clone, Debug, Default)]
 struct Sector {
     versions: Vec<Version>,
     /// The oldest version that a read may find.
@@ -30,6 +43,29 @@ struct Sector {
     /// Any version from `low` to the newest may be there; else the one at `low`, or the one being written.
     uncertain: bool,
     writing: bool,
+    copied: Copied,
+    /// Perhaps the version at `low` is nowhere but in a session's copy.
+    only_copied: bool,
+}
+
+impl Sector {
+    /// Since what was flushed, by this count of answers, anything may be there.
+    fn doubt(&mut self, flushed: u64) {
+        let safe = |version: &Version| version.durable || version.acked.is_some_and(|acked| acked <= flushed);
+        let flushed = self.versions.iter().rposition(safe).unwrap_or(0);
+        self.low = if self.uncertain {
+            self.low.max(flushed)
+        } else {
+            flushed
+        };
+        self.uncertain = self.low + 1 < self.versions.len();
+        // What was answered but lost must not count as flushed when a later guest flushes.
+        self.versions[self.low..]
+            .iter_mut()
+            .for_each(|version| version.acked = None);
+        self.versions[self.low].durable = true;
+        (self.copied, self.only_copied) = (Copied::No, false);
+    }
 }
 
 /// A request until it is answered.
@@ -45,6 +81,8 @@ pub(crate) struct Asked {
     marks: Vec<usize>,
     /// Answers that had come when it was asked.
     clock: u64,
+    /// As of the guest then.
+    doubts: u64,
     since: Tick,
 }
 
@@ -80,6 +118,14 @@ pub(crate) struct Guest {
     pub habits: Habits,
     /// What it was reborn from was a power cut.
     lost_power: bool,
+    /// How often it has become unclear what is there: what was read before does not tell.
+    doubts: u64,
+    /// What an earlier guest of the same session was not answered: where each change begins, and its stamps. It may still be made.
+    strays: BTreeMap<u64, (usize, Vec<u64>)>,
+    /// What an earlier guest of the same session was answered, and the session may have copies of: by sector, with the count of answers.
+    left: BTreeMap<usize, (u64, u64)>,
+    /// Whether a session keeps copies of what is answered now, unless it is durable.
+    pub copies: bool,
     /// The world's clock.
     pub now: Tick,
     /// Longest time that a plain write has taken, in microseconds.
@@ -100,6 +146,14 @@ fn kind(request: &GuestRequest) -> &'static str {
     }
 }
 
+/// Whether it changes the volume.
+pub(crate) fn changes(request: &GuestRequest) -> bool {
+    !matches!(
+        request,
+        GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. } | GuestRequest::Flush
+    )
+}
+
 fn has_fua(request: &GuestRequest) -> bool {
     matches!(
         request,
@@ -118,9 +172,7 @@ impl Guest {
                 acked: Some(0),
                 durable: true,
             }],
-            low: 0,
-            uncertain: false,
-            writing: false,
+            ..Sector::default()
         };
         Guest {
             sectors: stamps.iter().map(sector).collect(),
@@ -133,6 +185,10 @@ impl Guest {
             takeovers: 0,
             habits,
             lost_power: false,
+            doubts: 0,
+            strays: BTreeMap::new(),
+            left: BTreeMap::new(),
+            copies: false,
             now: Tick(0),
             write_micros_max: 0,
             answered: BTreeMap::new(),
@@ -203,10 +259,27 @@ impl Guest {
                 sent_at: Tick(0),
                 marks,
                 clock: self.clock,
+                doubts: self.doubts,
                 since: self.now,
             },
         );
         Some(())
+    }
+
+    /// It wants to know that all is well.
+    pub fn ask_flush(&mut self) {
+        let asked = Asked {
+            tag: RequestTag(self.next),
+            request: GuestRequest::Flush,
+            sent: None,
+            sent_at: Tick(0),
+            marks: Vec::new(),
+            clock: self.clock,
+            doubts: self.doubts,
+            since: self.now,
+        };
+        self.next += 1;
+        self.asked.insert(asked.tag.0, asked);
     }
 
     fn begin(&mut self, here: std::ops::Range<usize>, stamp: impl Fn(u64) -> u64) {
@@ -276,7 +349,13 @@ impl Guest {
                     ));
                 }
                 for (i, bytes) in data.chunks(512).enumerate() {
-                    self.check(range.start.0 as usize + i, asked.marks[i], stamp::of(bytes))?;
+                    let since = asked.doubts == self.doubts;
+                    self.check(
+                        range.start.0 as usize + i,
+                        asked.marks[i],
+                        since,
+                        stamp::of(bytes),
+                    )?;
                 }
                 Ok(false)
             }
@@ -303,13 +382,19 @@ impl Guest {
                     sector.writing = false;
                     sector.versions[mark].acked = Some(self.clock);
                     sector.versions[mark].durable = durable;
+                    sector.only_copied = false;
+                    sector.copied = match self.copies && !durable {
+                        true => Copied::Yes,
+                        false => Copied::No,
+                    };
                 }
                 Ok(true)
             }
         }
     }
 
-    fn check(&mut self, at: usize, low: usize, stamp: Option<u64>) -> Result<(), String> {
+    /// Whether a read may find this; one that was asked since it last became unclear tells what is there.
+    fn check(&mut self, at: usize, low: usize, since: bool, stamp: Option<u64>) -> Result<(), String> {
         let sector = &mut self.sectors[at];
         let newest = sector.versions.len() - 1;
         let Some(stamp) = stamp else {
@@ -326,7 +411,7 @@ impl Guest {
             .iter()
             .rposition(|version| version.stamp == stamp)
             .unwrap_or(first);
-        if sector.uncertain && !sector.writing && sector.low <= low + first {
+        if since && sector.uncertain && !sector.writing && sector.low <= low + first {
             // What a guest has seen after a power cut is what recovery found: it stays.
             sector.versions.truncate(low + last + 1);
             sector.low = low + first;
@@ -376,30 +461,133 @@ impl Guest {
         self.asked.clear();
         self.lost_power = lost_power;
         for sector in &mut self.sectors {
-            let safe = |version: &Version| {
-                version.durable || version.acked.is_some_and(|acked| acked <= self.flushed)
-            };
-            let flushed = sector.versions.iter().rposition(safe).unwrap_or(0);
-            sector.low = if sector.uncertain {
-                sector.low.max(flushed)
-            } else {
-                flushed
-            };
-            sector.uncertain = sector.low + 1 < sector.versions.len();
+            sector.doubt(self.flushed);
             sector.writing = false;
-            // What was answered but lost must not count as flushed when a later guest flushes.
-            sector.versions[sector.low..]
-                .iter_mut()
-                .for_each(|version| version.acked = None);
-            sector.versions[sector.low].durable = true;
+        }
+    }
+
+    /// It ends, and its session does not: what it was not answered may still be made.
+    pub fn leaves(&mut self) {
+        for asked in self.asked.values().filter(|asked| asked.sent.is_some()) {
+            if let Some(range) = asked.request.range().filter(|_| changes(&asked.request)) {
+                let start = range.start.0 as usize;
+                let marks = self.sectors[start..].iter().zip(&asked.marks);
+                let stamps = marks.map(|(sector, mark)| sector.versions[*mark].stamp);
+                self.strays.insert(asked.tag.0, (start, stamps.collect()));
+            }
+        }
+        for (at, sector) in self.sectors.iter().enumerate() {
+            if sector.copied != Copied::No {
+                let stamp = sector.versions[sector.low].stamp;
+                self.left.insert(at, (stamp, self.clock));
+            }
+        }
+        self.reborn(false);
+    }
+
+    /// A session has done with a request of an earlier guest: it has a copy of what was `made`.
+    pub fn done_with(&mut self, tag: RequestTag, made: bool) {
+        let Some((start, stamps)) = self.strays.remove(&tag.0).filter(|_| made) else {
+            return;
+        };
+        self.clock += 1;
+        let clock = self.clock;
+        let made = (start..).zip(stamps);
+        self.left.extend(made.map(|(at, stamp)| (at, (stamp, clock))));
+    }
+
+    /// Answers so far: what a flush covers that is sent now.
+    pub fn clock(&self) -> u64 {
+        self.clock
+    }
+
+    /// A session's flush was answered, or what it has answered so far is durable for another reason.
+    pub fn covered(&mut self, clock: u64) {
+        self.left.retain(|_, (_, acked)| *acked > clock);
+        for sector in self.sectors.iter_mut().filter(|sector| !sector.uncertain) {
+            let version = &mut sector.versions[sector.low];
+            if version.acked.is_some_and(|acked| acked <= clock) {
+                version.durable = true;
+                (sector.copied, sector.only_copied) = (Copied::No, false);
+            }
+        }
+    }
+
+    /// The role was handed over: all that is there is durable.
+    pub fn handed_over(&mut self) {
+        for sector in self.sectors.iter_mut().filter(|s| !s.uncertain && !s.only_copied) {
+            sector.versions[sector.low].durable |= sector.versions[sector.low].acked.is_some();
+        }
+    }
+
+    /// The session is served where it is: what it gives over it need not keep.
+    pub fn served_here(&mut self) {
+        let copied = self.sectors.iter_mut().filter(|s| s.copied == Copied::Yes);
+        copied.for_each(|sector| sector.copied = Copied::Maybe);
+    }
+
+    /// A copy could not be written again.
+    pub fn copy_failed(&mut self, range: SectorRange) {
+        let (start, end) = (range.start.0 as usize, range.end().0 as usize);
+        let end = end.min(self.sectors.len());
+        for sector in self.sectors.get_mut(start..end).unwrap_or_default() {
+            sector.doubt(self.flushed);
+        }
+        self.look_lower();
+    }
+
+    /// The session's process is gone, with its copies.
+    pub fn copies_lost(&mut self) {
+        self.strays.clear();
+        self.left.clear();
+        for sector in &mut self.sectors {
+            match sector.only_copied {
+                true => sector.doubt(self.flushed),
+                false => sector.copied = Copied::No,
+            }
+        }
+        self.look_lower();
+    }
+
+    /// The primary has lost power, the guest and its session have not.
+    pub fn primary_lost_power(&mut self) {
+        self.lost_power = false;
+        for sector in &mut self.sectors {
+            match sector.copied {
+                Copied::Yes => sector.only_copied = true,
+                Copied::Maybe | Copied::No => sector.doubt(self.flushed),
+            }
+        }
+        self.look_lower();
+    }
+
+    /// Reads under way may find what has just become possible.
+    fn look_lower(&mut self) {
+        self.doubts += 1;
+        for asked in self.asked.values_mut() {
+            if let GuestRequest::Read { range } | GuestRequest::BlockStatus { range } = &asked.request {
+                let sectors = &self.sectors[range.start.0 as usize..];
+                for (mark, sector) in asked.marks.iter_mut().zip(sectors) {
+                    *mark = (*mark).min(sector.low);
+                }
+            }
         }
     }
 
     /// A takeover has another truth than the one known so far: another length, and for each sector what it began with, which is durable there, and what it
-    /// got since.
-    pub fn moved(&mut self, takeovers: u32, sectors: usize, stamps: impl Fn(usize) -> Vec<u64>) {
+    /// got since. Only a guest behind a session `lives_on`, with what it was not answered yet and what the session has copies of.
+    pub fn moved(
+        &mut self,
+        takeovers: u32,
+        sectors: usize,
+        lives_on: bool,
+        stamps: impl Fn(usize) -> Vec<u64>,
+    ) {
         self.takeovers = takeovers;
-        self.asked.clear();
+        self.doubts += 1;
+        if !lives_on {
+            self.asked.clear();
+        }
         // It may be shorter, if only the old primary knew that it is longer.
         self.sectors.truncate(sectors);
         self.grow(sectors);
@@ -409,12 +597,67 @@ impl Guest {
                 acked: (i > 0).then_some(self.clock + 1),
                 durable: i == 0,
             };
+            let (copy, writing) = (sector.versions[sector.low], sector.versions.last().copied());
+            let copied = if lives_on { sector.copied } else { Copied::No };
             sector.versions = stamps(at).into_iter().enumerate().map(version).collect();
             sector.low = sector.versions.len() - 1;
-            sector.uncertain = false;
-            sector.writing = false;
+            sector.writing &= lives_on;
+            sector.uncertain = copied == Copied::Maybe;
+            (sector.copied, sector.only_copied) = (Copied::No, false);
+            if let Some((stamp, _)) = self.left.get(&at).filter(|_| lives_on && copied != Copied::Yes) {
+                sector.uncertain = true;
+                sector.versions.push(Version {
+                    stamp: *stamp,
+                    acked: None,
+                    durable: false,
+                });
+            }
+            if copied != Copied::No {
+                // What may be lost must not count as flushed when the guest flushes.
+                let acked = copy.acked.filter(|_| copied == Copied::Yes);
+                sector.versions.push(Version {
+                    durable: false,
+                    acked,
+                    ..copy
+                });
+            }
+            if copied == Copied::Yes {
+                sector.low += 1;
+                (sector.copied, sector.only_copied) = (copied, true);
+            }
+            let strays = self.strays.values().filter(|_| lives_on);
+            let strays = strays.filter_map(|(start, stamps)| stamps.get(at.checked_sub(*start)?));
+            for stamp in strays {
+                sector.uncertain = true;
+                sector.versions.push(Version {
+                    stamp: *stamp,
+                    acked: None,
+                    durable: false,
+                });
+            }
+            if sector.writing {
+                sector.versions.extend(writing);
+            }
         }
         self.clock += 1;
+        self.asked.retain(|_, asked| {
+            let range = asked.request.range();
+            range.is_none_or(|range| range.end().0 as usize <= sectors)
+        });
+        for asked in self.asked.values_mut() {
+            let looks = matches!(
+                asked.request,
+                GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. }
+            );
+            let start = asked.request.range().map_or(0, |range| range.start.0 as usize);
+            for (mark, sector) in asked.marks.iter_mut().zip(&self.sectors[start..]) {
+                *mark = if looks {
+                    sector.low
+                } else {
+                    sector.versions.len() - 1
+                };
+            }
+        }
     }
 
     /// The volume is longer, and it has been told.
@@ -425,9 +668,7 @@ impl Guest {
                 acked: Some(0),
                 durable: true,
             }],
-            low: 0,
-            uncertain: false,
-            writing: false,
+            ..Sector::default()
         };
         let sectors = sectors.max(self.sectors.len());
         self.sectors.resize(sectors, empty);
@@ -453,7 +694,9 @@ impl Guest {
     /// Whether a reader may see this in a sector now.
     pub fn may_hold(&self, at: usize, stamp: u64) -> bool {
         let sector = &self.sectors[at];
-        sector.versions[sector.low..]
+        // What is only in a copy is in no replica yet.
+        let low = if sector.only_copied { 0 } else { sector.low };
+        sector.versions[low..]
             .iter()
             .any(|version| version.stamp == stamp)
     }
@@ -461,7 +704,7 @@ impl Guest {
     /// At rest: the sector must hold this.
     pub fn check_at_rest(&mut self, at: usize, bytes: &[u8]) -> Result<(), String> {
         let low = self.sectors[at].low;
-        self.check(at, low, stamp::of(bytes))
+        self.check(at, low, true, stamp::of(bytes))
     }
 }
 

@@ -474,16 +474,21 @@ impl History {
         branch.chain.range(..end.lsn.0).next_back().map(|(lsn, _)| *lsn)
     }
 
-    /// Where the batch ends that brought this stamp to a sector, if it is there still.
-    pub fn end_of(&self, sector: usize, stamp: u64) -> Option<Position> {
-        self.branches.iter().rev().find_map(|branch| {
-            let mut versions = branch.sectors.get(sector)?.iter().rev();
-            let (lsn, _) = versions.find(|(_, s)| *s == stamp)?;
-            Some(Position {
-                lsn: Lsn(*lsn),
-                digest: branch.chain.get(lsn)?.digest,
-            })
-        })
+    /// Where the batches end that brought this stamp to a sector, as far as they are there still: what is sent twice is written twice.
+    pub fn ends_of(&self, sector: usize, stamp: u64) -> Vec<Position> {
+        let branches = self.branches.iter().rev();
+        let mut found = branches.map(|branch| {
+            let versions = branch.sectors.get(sector).into_iter().flatten();
+            let ends = versions.filter(|(_, s)| *s == stamp);
+            let position = |(lsn, _): &(u64, u64)| {
+                Some(Position {
+                    lsn: Lsn(*lsn),
+                    digest: branch.chain.get(lsn)?.digest,
+                })
+            };
+            ends.filter_map(position).collect::<Vec<_>>()
+        });
+        found.find(|ends| !ends.is_empty()).unwrap_or_default()
     }
 
     /// The last position that the histories up to two positions have in common.

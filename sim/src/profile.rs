@@ -63,6 +63,74 @@ pub(crate) enum Trouble {
     /// The primary steps down for nobody; later somebody takes over.
     StepDown,
     Sources,
+    /// Of the guest's door, where it has one.
+    Door(DoorTrouble),
+}
+
+/// One kind of trouble for a guest that is not where its primary is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum DoorTrouble {
+    /// The daemon on the door's host dies.
+    Kill,
+    PowerCut,
+    /// The door's host and the primary's cannot reach each other.
+    Cut,
+    /// The connection dies without anybody noticing.
+    HalfOpen,
+    /// The primary dies while the session holds copies.
+    Primary,
+    PrimaryPower,
+    /// The role comes to the door's host.
+    HandOverHere,
+    /// The role goes on, and the connection or one of its ends is struck in the middle.
+    HandOverStruck,
+    /// The primary is gone, and another member takes over.
+    TakeOver,
+    /// The guest ends, and another begins.
+    Leave,
+    /// The guest goes to another host.
+    Move,
+}
+
+impl DoorTrouble {
+    const ALL: &[(DoorTrouble, u64)] = &[
+        (DoorTrouble::Kill, 8),
+        (DoorTrouble::PowerCut, 4),
+        (DoorTrouble::Cut, 8),
+        (DoorTrouble::HalfOpen, 8),
+        (DoorTrouble::Primary, 6),
+        (DoorTrouble::PrimaryPower, 8),
+        (DoorTrouble::HandOverHere, 6),
+        (DoorTrouble::HandOverStruck, 8),
+        (DoorTrouble::TakeOver, 3),
+        (DoorTrouble::Leave, 5),
+        (DoorTrouble::Move, 5),
+    ];
+
+    /// What is to happen to the door, decided before the first moment.
+    pub fn script(chaos_micros: u64, rng: &mut Rng) -> Vec<Action> {
+        let mut likely = DoorTrouble::ALL.to_vec();
+        likely.retain(|_| rng.chance(70));
+        let total: u64 = likely.iter().map(|(_, weight)| weight).sum();
+        let count = if total == 0 { 0 } else { rng.spread(1, 60) };
+        let one = |_| {
+            let mut roll = rng.below(total);
+            let found = likely.iter().find(|(_, weight)| {
+                let here = roll < *weight;
+                roll = roll.saturating_sub(*weight);
+                here
+            });
+            let (trouble, _) = *found.expect("the roll is below the sum of all weights");
+            Action {
+                at_micros: rng.below(chaos_micros),
+                trouble: Trouble::Door(trouble),
+                roll: rng.bits(),
+            }
+        };
+        let mut script: Vec<Action> = (0..count).map(one).collect();
+        script.sort_by_key(|action| action.at_micros);
+        script
+    }
 }
 
 impl Trouble {

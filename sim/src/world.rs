@@ -2,6 +2,7 @@
 
 mod chaos;
 mod check;
+mod door;
 mod faults;
 mod force;
 mod grow;
@@ -165,6 +166,7 @@ enum Happening {
         until: Tick,
     },
     Inspect,
+    Door(door::News),
 }
 
 /// What befalls a host or a network, and with it every volume there.
@@ -316,6 +318,8 @@ pub struct World {
     /// Reads beyond what was the end of the volume, by the end of their range.
     probes: BTreeMap<u64, u64>,
     snapshots_told: Vec<snapshot::Told>,
+    /// Where the guest gets in, when that is not beside its primary.
+    door: Option<Box<door::Door>>,
 }
 
 impl World {
@@ -360,6 +364,7 @@ impl World {
             forced: Forced::default(),
             probes: BTreeMap::new(),
             snapshots_told: Vec::new(),
+            door: None,
         };
         world.members = world.profile.members.iter().copied().collect();
         let primary = world.profile.members.first().copied();
@@ -544,6 +549,7 @@ impl World {
             Happening::TakeOver { node } => self.take_over_now(node),
             Happening::Ghost { node, until } => self.ghost(node, until),
             Happening::Inspect => self.inspect()?,
+            Happening::Door(news) => self.door_news(news),
         }
         Ok(true)
     }
@@ -591,6 +597,9 @@ impl World {
         }
         let mut inbox = std::mem::take(&mut self.nodes[node].inbox);
         for event in inbox.drain(..) {
+            if self.turns_away(node, &event) {
+                continue;
+            }
             let print = describe::print_of_event(&event);
             self.trace.note(self.now, Some(node), print, |line| {
                 line.push_str("<- ");
@@ -619,6 +628,7 @@ impl World {
             self.take(node, effect)?;
         }
         self.observe(node)?;
+        self.doors_look(node);
         self.arm(node);
         Ok(())
     }
@@ -654,6 +664,7 @@ impl World {
     fn start_node(&mut self, node: usize) -> Result<(), Violation> {
         self.nodes[node].starting = false;
         if self.nodes[node].engine.is_some() || !self.members.contains(&node) {
+            self.door_host_starts(node);
             return Ok(());
         }
         self.say(|| format!("START h{node}"));
@@ -663,6 +674,10 @@ impl World {
         if self.nodes[node].disk_failed && self.meta(node).is_some_and(|meta| meta.straight) {
             // A guest that was told of an error looks at what is there, and without a log nothing makes that durable.
             self.nodes[node].disk.lose_unflushed(&mut self.rng);
+        }
+        let was_primary = self.meta(node).is_some_and(|meta| meta.role == Role::Primary);
+        if self.nodes[node].disk_failed && was_primary && self.door.is_some() {
+            self.guest.primary_lost_power();
         }
         let place = &mut self.nodes[node];
         if !std::mem::take(&mut place.keeps_old_members) {
@@ -693,6 +708,8 @@ impl World {
         place.awake = true;
         let boot = place.boot;
         self.schedule(0, Happening::Wake { node, boot });
+        self.door_replica_changes(node);
+        self.door_host_starts(node);
         self.send_asked();
         Ok(())
     }

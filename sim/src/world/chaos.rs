@@ -293,6 +293,7 @@ impl World {
             }
             Trouble::TakeOver => self.force(node),
             Trouble::StepDown => self.vacate(node),
+            Trouble::Door(what) => self.trouble_door(what, node),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::stamp;
 const COMMAND_MICROS_MAX: u64 = 60_000_000;
 
 /// A request that its primary has not answered by then never will be: slow disks recover in 2 s, a gate opens in 3 s.
-const GUEST_MICROS_MAX: u64 = 20_000_000;
+pub(super) const GUEST_MICROS_MAX: u64 = 20_000_000;
 
 /// A healed cluster is at rest by then, full syncs over slow links included.
 pub(crate) const SETTLE_MICROS_MAX: u64 = 180_000_000;
@@ -127,6 +127,7 @@ impl World {
             return Err(self.violation(Some(late.node), format!("never answers {:?}", late.command)));
         }
         self.check_patience()?;
+        self.check_door_patience()?;
         self.check_laggards()?;
         if self.now < self.chaos_until {
             let micros = self.rng.spread(20_000, 2_000_000);
@@ -352,6 +353,7 @@ impl World {
             }
         }
         self.tell_members();
+        self.calm_door();
     }
 
     /// Whether nothing is left to do; what no replica can mend by itself is mended.
@@ -363,6 +365,7 @@ impl World {
         self.want_no_more_replicas_than_there_are();
         self.resume_all();
         self.hurry_verify();
+        self.flush_door();
         if !self.is_at_rest() {
             return Ok(false);
         }
@@ -493,6 +496,7 @@ impl World {
     /// Whether nothing is left to do.
     pub fn is_at_rest(&self) -> bool {
         self.guest.asked.is_empty()
+            && self.door_rests()
             && self.commands.is_empty()
             && self.serving().len() == 1
             && self.members.iter().all(|node| {
@@ -519,6 +523,9 @@ impl World {
 
     /// All replicas hold the same, the same as the history, and the same as what the guest was told.
     pub(crate) fn check_rest(&mut self) -> Result<(), Violation> {
+        if let Some(found) = self.found.take() {
+            return Err(found);
+        }
         if !self.is_at_rest() {
             return Err(self.never_rests());
         }
@@ -529,7 +536,7 @@ impl World {
         {
             // It had nothing to ask since.
             let (newest, base) = (*newest, *base);
-            self.move_guest(newest, base, self.history.size_at(end));
+            self.move_guest(newest, base, self.history.size_at(end), false);
         }
         if let Some(node) = self.primary()
             && let Some(at) = self.nodes[node].straight_from

@@ -10,12 +10,17 @@ use crate::link::IDLE_MICROS;
 impl World {
     /// The process on a node ends at once; the page cache lives on.
     pub fn kill(&mut self, node: usize) {
-        if self.nodes[node].engine.is_none() {
+        let is_up = self.nodes[node].engine.is_some();
+        if !is_up && self.door_host() != Some(node) {
             return;
         }
         self.say(|| format!("KILL h{node}"));
         self.count("faults: kill -9");
         self.befallen.push(HostFault::Kill { node });
+        self.door_host_dies(node, false);
+        if !is_up {
+            return;
+        }
         self.end_process(node);
         for link in self.links_of(node) {
             let abrupt = self.rng.chance(50);
@@ -34,6 +39,7 @@ impl World {
         if let Err(violation) = self.note_road(node) {
             self.found.get_or_insert(violation);
         }
+        self.door_replica_changes(node);
         let ended = (node, self.nodes[node].boot);
         self.guest.lost(ended);
         self.ghosts_lost(ended);
@@ -57,6 +63,7 @@ impl World {
         self.say(|| format!("POWER CUT h{node}"));
         self.count("faults: power cut");
         self.befallen.push(HostFault::PowerCut { node });
+        self.door_host_dies(node, true);
         if self.nodes[node].engine.is_some() {
             self.end_process(node);
             for link in self.links_of(node) {
@@ -71,12 +78,18 @@ impl World {
             Some(meta) => meta.role == Role::Primary,
             None => matches!(self.nodes[node].birth, Birth::Primary { .. }),
         };
+        let guest_is_here = self.door_host().is_none_or(|host| host == node);
+        let epoch = self.meta(node).map_or(model::Epoch::NONE, |meta| meta.epoch);
+        let served_guest = primary && epoch.takeovers() == self.guest.takeovers;
         if primary {
             self.count("faults: power cut of a primary");
-            let epoch = self.meta(node).map_or(model::Epoch::NONE, |meta| meta.epoch);
-            if epoch.takeovers() == self.guest.takeovers {
-                self.guest.reborn(true);
-            }
+        }
+        match (served_guest, guest_is_here) {
+            (true, true) => self.guest.reborn(true),
+            (true, false) => self.guest.primary_lost_power(),
+            // Whoever is primary has not noticed.
+            (false, true) if self.door.is_some() => self.guest.reborn(false),
+            (false, _) => {}
         }
     }
 
@@ -94,13 +107,17 @@ impl World {
         }
     }
 
-    fn lose_link(&mut self, link: LinkId, silent: bool) {
+    pub(super) fn lose_link(&mut self, link: LinkId, silent: bool) {
         if let Some(found) = self.network.links.get_mut(&link) {
             found.lost = true;
         }
+        let silence_micros = match self.is_doors(link) {
+            true => super::door::SILENCE_MICROS,
+            false => IDLE_MICROS,
+        };
         for end in 0..2 {
             let micros = if silent {
-                IDLE_MICROS + self.rng.below(500_000)
+                silence_micros + self.rng.below(500_000)
             } else {
                 self.rng.spread(100, 2_000_000)
             };
@@ -141,7 +158,11 @@ impl World {
     pub(crate) fn befalls(&mut self, fault: HostFault) {
         match fault {
             HostFault::Kill { node } => self.kill(node),
-            HostFault::PowerCut { node } if self.members.contains(&node) => self.power_cut(node),
+            HostFault::PowerCut { node }
+                if self.members.contains(&node) || self.door_host() == Some(node) =>
+            {
+                self.power_cut(node)
+            }
             HostFault::PowerCut { .. } => {}
             HostFault::Start { node, micros } if self.members.contains(&node) => {
                 self.start_after(node, micros)
@@ -367,6 +388,10 @@ impl World {
         for node in self.members.clone() {
             let micros = self.rng.spread(100, 300_000);
             self.schedule(micros, Happening::Tell { node });
+        }
+        if self.door.is_some() {
+            let micros = self.rng.spread(100, 300_000);
+            self.schedule(micros, Happening::Door(super::door::News::Members));
         }
     }
 

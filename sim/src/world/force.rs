@@ -11,6 +11,7 @@ use mars::{Command, CommandError, CommandId, GuestRequest, Meta, Position, Reque
 use model::{Epoch, ReplicaState, Role, SectorRange, Tick};
 
 use super::{Happening, Violation, World, node_index};
+use crate::guest::changes;
 use crate::media::SECTOR;
 use crate::stamp;
 
@@ -146,8 +147,12 @@ impl World {
     /// A guest that was left behind writes on, where there is still a primary for it.
     pub fn ghost(&mut self, node: usize, until: Tick) {
         let status = self.status(node);
-        // Where the guest is, nobody else writes.
-        if status.is_some_and(|s| s.serving && s.epoch.takeovers() != self.guest.takeovers) {
+        // Where the guest is, nobody else writes; nor where its session will be.
+        let is_behind = |number: u32| match self.door {
+            None => number != self.guest.takeovers,
+            Some(_) => number < self.guest.takeovers,
+        };
+        if status.is_some_and(|s| s.serving && is_behind(s.epoch.takeovers())) {
             let sectors = status.map_or(0, |status| status.size.sectors().0);
             let start = self.rng.below(sectors);
             let count = self.rng.spread(1, 8).min(sectors - start);
@@ -237,12 +242,12 @@ impl World {
         }
         self.say(|| format!("GUEST MOVES to takeover {number} at h{node}, from {}", base.lsn));
         self.count("guest: moved with a takeover");
-        self.move_guest(number, base, sectors);
+        self.move_guest(number, base, sectors, false);
         true
     }
 
     /// Where the history of a takeover goes on. One that was durable, and died before it could say so, is found in its lineage.
-    fn base_of(&self, number: u32, node: usize) -> Option<Position> {
+    pub(super) fn base_of(&self, number: u32, node: usize) -> Option<Position> {
         let told = self.forced.bases.get(&number).copied();
         told.or_else(|| {
             let lineage = &self.meta(node)?.lineage;
@@ -251,16 +256,11 @@ impl World {
         })
     }
 
-    /// The guest begins anew with what the primary of a takeover has.
-    pub(super) fn move_guest(&mut self, number: u32, base: Position, sectors: usize) {
+    /// The guest begins anew with what the primary of a takeover has, or lives on with that.
+    pub(super) fn move_guest(&mut self, number: u32, base: Position, sectors: usize, lives_on: bool) {
         // A change that was asked for elsewhere may still be made there: whoever comes back must not meet it.
-        let looks = |request: &GuestRequest| {
-            matches!(
-                request,
-                GuestRequest::Read { .. } | GuestRequest::BlockStatus { .. } | GuestRequest::Flush
-            )
-        };
-        for asked in self.guest.asked.values().filter(|asked| !looks(&asked.request)) {
+        let asked = self.guest.asked.values().filter(|_| !lives_on);
+        for asked in asked.filter(|asked| changes(&asked.request)) {
             self.forced
                 .ghosts
                 .extend(asked.sent.map(|place| (asked.tag.0, place)));
@@ -276,7 +276,7 @@ impl World {
         if let Some(node) = self.members.iter().copied().find(straight) {
             let (volume, history) = (&self.nodes[node].disk.volume, &self.history);
             let logged_from = self.nodes[node].straight_from;
-            self.guest.moved(number, sectors, |sector| {
+            self.guest.moved(number, sectors, lives_on, |sector| {
                 let at = (sector * SECTOR) as u64;
                 let both = [volume.durable(at), volume.read(at, SECTOR)];
                 let mut stamps = both.map(|bytes| stamp::of(bytes).unwrap_or(u64::MAX)).to_vec();
@@ -294,7 +294,7 @@ impl World {
         assert!(history.holds(base), "takeovers go on from a history");
         let stamp_at = history.version_at(base);
         // What was not there yet read as zeroes when it came.
-        self.guest.moved(number, sectors, |sector| {
+        self.guest.moved(number, sectors, lives_on, |sector| {
             let mut stamps = vec![stamp_at(sector)];
             stamps.extend(history.stamps_behind(sector, base.lsn, number));
             stamps

@@ -180,6 +180,9 @@ impl World {
         if stage == Stage::Gone {
             return;
         }
+        if self.is_doors(id) {
+            return self.door_hung_up(id, end);
+        }
         self.leave_link(id, end, false);
         if self.is_current(node, boot) {
             let peer = self.nodes[other].id.clone();
@@ -307,6 +310,9 @@ impl World {
 
     /// Sends what is unanswered to where the guest thinks the primary is.
     pub(super) fn send_asked(&mut self) {
+        if self.door.is_some() {
+            return self.door_asks();
+        }
         let node = self.guest.attached;
         if self.nodes[node].engine.is_none() {
             if self.rng.chance(25) {
@@ -331,7 +337,7 @@ impl World {
         }
     }
 
-    fn resend_later(&mut self) {
+    pub(super) fn resend_later(&mut self) {
         if !self.resending && !self.guest.asked.is_empty() {
             self.resending = true;
             let micros = self.rng.spread(500, 200_000);
@@ -349,6 +355,9 @@ impl World {
             return self.probe_answered(node, end, result);
         }
         if let Some(told) = self.ghost_answered(node, tag, result.is_ok()) {
+            return told;
+        }
+        if let Some(told) = self.door_request_answered(node, tag, &result) {
             return told;
         }
         let place = (node, self.nodes[node].boot);
@@ -500,7 +509,10 @@ impl World {
                 }
                 self.count("engine: promotions");
             }
-            Notice::BecameSecondary { .. } => {
+            Notice::BecameSecondary { successor, epoch } => {
+                if successor.is_some() && self.door.is_some() && epoch.takeovers() == self.guest.takeovers {
+                    self.guest.handed_over();
+                }
                 self.nodes[node].kept.clear();
                 self.count("engine: demotions");
             }

@@ -88,7 +88,10 @@ impl World {
         let was_primary = self.meta(node).is_some_and(|meta| meta.role == Role::Primary);
         if serves || was_primary {
             // A refused flush takes with it what was not durable, and the guest is told of an error.
-            self.guest.reborn(false);
+            match self.door {
+                Some(_) => self.guest.primary_lost_power(),
+                None => self.guest.reborn(false),
+            }
         }
         let error = DiskError {
             operation: operation.to_owned(),
