@@ -25,7 +25,7 @@ pub use snapshot::{
     SnapshotState,
 };
 pub use status::{PoolState, Status};
-pub use vg::{AddVg, RemoveVg, Vg, VgKind, VgList};
+pub use vg::{AddVg, LvmLayout, RemoveVg, Vg, VgKind, VgList};
 pub use volume::{
     Attach, Attached, CreateVolume, DeleteVolume, Detach, DoorKind, DoorRow, DropKept, KeptHistory, LogRoom,
     LogRow, MakePrimary, OnNode, OnNodes, ReplicaRow, ResizeVolume, ResolveSplitBrain, SetLimits,

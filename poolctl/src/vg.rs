@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use api::ApiError;
-use api::pool::{AddVg, RemoveVg, Vg};
+use api::pool::{AddVg, LvmLayout, RemoveVg, Vg};
 use clap::{Args, Subcommand};
 use model::{NodeId, VolumeName, parse_size};
 
@@ -21,23 +21,34 @@ pub enum VgCommand {
     Remove(RemoveArgs),
 }
 
-/// Give a directory to the pool as a volume group
+/// Give an LVM volume group, or a directory, to the pool
 #[derive(Debug, Args)]
 #[command(after_help = "Example:
-  poolctl vg add vg0 --dir /srv/vg0 --size 500G
+  poolctl vg add vg0
+  poolctl vg add vg0 --thin-pool pool0 --overcommit 2
+  poolctl vg add files --dir /srv/files --size 500G
   poolctl vg add thin --dir /srv/thin --size 500G --overcommit 3
+
+Without --dir it is the LVM group of that name: replicas become logical volumes beside those that are there already, which
+are left alone.
 
 A group with --overcommit promises more than it has. When it is full, its replicas go out of service until there is room;
 poolctl status says so when less than a tenth is left, and then no new replica is placed there.
 
 Next: poolctl volume create web 10G --replicas 2")]
 pub struct AddArgs {
-    /// Name of the group; several hosts may each have one of the same name
+    /// Name of the group, without --dir as LVM knows it; several hosts may each have one of the same name
     name: VolumeName,
-    /// The directory: empty or already this group's; made if its parent exists
+    /// A directory of sparse files instead: empty or already this group's; made if its parent exists
     #[arg(long, value_name = "PATH")]
-    dir: PathBuf,
-    /// How much of it the pool may use, as in 500G, 1.5T [default: what its file system has free]
+    dir: Option<PathBuf>,
+    /// Thin volumes in this pool of the LVM group [default: thick volumes]
+    #[arg(long, value_name = "LV", conflicts_with = "dir")]
+    thin_pool: Option<String>,
+    /// Spread each volume over so many disks of the LVM group
+    #[arg(long, value_name = "COUNT", conflicts_with_all = ["dir", "thin_pool"], value_parser = clap::value_parser!(u32).range(1..=128))]
+    stripes: Option<u32>,
+    /// How much of it the pool may use, as in 500G, 1.5T [default: what it, or its file system, has free]
     #[arg(long, value_parser = parse_size)]
     size: Option<u64>,
     /// How many times that its disks may have together, as in 3 or 1.5: they take room only as they are written
@@ -90,7 +101,11 @@ pub async fn run(command: VgCommand, context: &Context) -> Result<Ending, ApiErr
             let request = AddVg {
                 name: args.name.to_string(),
                 node: args.node.map(|node| node.to_string()),
-                dir: absolute(args.dir)?,
+                dir: args.dir.map(absolute).transpose()?,
+                layout: LvmLayout {
+                    thin_pool: args.thin_pool,
+                    stripes: args.stripes,
+                },
                 size_bytes: args.size,
                 overcommit_percent: args.overcommit,
                 dry_run: args.change.dry_run,
@@ -107,7 +122,7 @@ pub async fn run(command: VgCommand, context: &Context) -> Result<Ending, ApiErr
                 true => output.object(&vgs)?,
                 false if vgs.vgs.is_empty() => {
                     say(
-                        "no host has a volume group yet; next: poolctl vg add vg0 --dir DIR",
+                        "no host has a volume group yet; next: poolctl vg add VG, or poolctl vg add NAME --dir DIR",
                         output,
                     );
                 }

@@ -2,14 +2,17 @@
 
 pub mod dirvg;
 pub mod generations;
+pub mod lvm;
 pub mod marsd;
 pub mod vg;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::control::{HostLimits, HostStatus};
+use api::pool::VgKind;
 use api::pool::agent::{Action, Report, Step, StepOutcome, StepResult, Steps, VgRef, VgReport};
 use api::{ApiError, Client, Repeats};
 use tokio::sync::{Notify, watch};
@@ -29,6 +32,9 @@ const POLL: Duration = Duration::from_secs(20);
 
 /// After a step failed, or nobody answered.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// So often a group of LVM is looked at when no step has changed anything: its tools read every disk of the host.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// When steps that succeeded are still asked for: something undid them.
 const REPEAT: Duration = Duration::from_secs(5);
@@ -86,10 +92,24 @@ pub struct Agent {
     results: Mutex<Vec<StepResult>>,
     /// What came of orders, by job: none is carried out twice because its report was late.
     ordered: Mutex<BTreeMap<u64, StepOutcome>>,
+    /// Steps begun or ended so far: what was seen before is old.
+    changes: AtomicU64,
+    /// What was seen last of groups that are not looked at each time, by name.
+    looked: Mutex<BTreeMap<String, Looked>>,
     /// Failures told lately: a step that fails is tried again soon.
     failures: Repeats,
     /// Asks for a report at once.
     nudge: Notify,
+}
+
+/// What was seen of a volume group.
+#[derive(Clone)]
+struct Looked {
+    vg: VgRef,
+    /// How many changes there had been before.
+    changes: u64,
+    at: Instant,
+    report: VgReport,
 }
 
 /// What became of the steps of one volume.
@@ -128,6 +148,8 @@ impl Agent {
             limits: Mutex::default(),
             results: Mutex::default(),
             ordered: Mutex::default(),
+            changes: AtomicU64::new(0),
+            looked: Mutex::default(),
             failures: Repeats::default(),
             nudge: Notify::new(),
         }
@@ -192,21 +214,48 @@ impl Agent {
     async fn look(&self, identified: &mut bool) -> Report {
         // Before the disks: a disk that a step of an older generation is still making must not be missed by a
         // report that claims a newer one.
+        let changes = self.changes.load(Ordering::SeqCst);
         let generations = self.generations.all();
         // A step that is reported as done is seen as done in all that follows.
         let results = lock(&self.results).clone();
         let marsd = self.look_at_marsd(identified).await;
         let vgs = lock(&self.vgs).clone();
-        let looked = tokio::task::spawn_blocking(move || vgs.iter().map(look_at_vg).collect()).await;
+        let mut seen = Vec::new();
+        for vg in vgs {
+            seen.extend(self.look_at_vg(vg, changes).await);
+        }
         Report {
             program_version: env!("CARGO_PKG_VERSION").to_owned(),
             address: self.place.address.clone(),
             peer_address: self.place.peer_address.clone(),
             marsd: marsd.map_err(|error| error.message),
             generations,
-            vgs: looked.unwrap_or_default(),
+            vgs: seen,
             results,
         }
+    }
+
+    async fn look_at_vg(&self, vg: VgRef, changes: u64) -> Option<VgReport> {
+        let last = lock(&self.looked).get(&vg.name).cloned();
+        let still_holds =
+            |last: &Looked| last.vg == vg && last.changes == changes && last.at.elapsed() < LOOK_AGAIN;
+        if let Some(last) = last.filter(still_holds) {
+            return Some(last.report);
+        }
+        let (at, asked) = (Instant::now(), vg.clone());
+        let report = tokio::task::spawn_blocking(move || look_at_vg(&asked))
+            .await
+            .ok()?;
+        if vg.kind == VgKind::Lvm && report.problem.is_none() {
+            let looked = Looked {
+                vg,
+                changes,
+                at,
+                report: report.clone(),
+            };
+            lock(&self.looked).insert(report.name.clone(), looked);
+        }
+        Some(report)
     }
 
     async fn look_at_marsd(&self, identified: &mut bool) -> Result<HostStatus, ApiError> {
@@ -257,10 +306,13 @@ impl Agent {
     async fn carry_out_steps(&self, volume: String, steps: Vec<Step>) -> Finished {
         let mut ok = true;
         for step in &steps {
+            // Before it counts as taken up, and after it is done: what was seen until then may be otherwise now.
+            self.changes.fetch_add(1, Ordering::SeqCst);
             let outcome = match self.generations.accept(step) {
                 Ok(()) => self.perform(step).await,
                 Err(error) => Err(error),
             };
+            self.changes.fetch_add(1, Ordering::SeqCst);
             match &outcome {
                 Ok(_) => info!(action = ?step.action, generation = step.generation, "step done"),
                 Err(error) => {

@@ -1,32 +1,47 @@
-//! What is asked of one host directly, beside its steps? To make a directory ready for the pool, or foreign again.
+//! What is asked of one host directly, beside its steps? To make a directory or an LVM group ready for the pool, or foreign again.
 
 use std::path::Path;
 
 use api::ApiError;
+use api::pool::VgKind;
 use api::pool::agent::{PrepareVg, PreparedVg, ReleaseVg};
 
 use crate::agent::dirvg::DirVg;
+use crate::agent::lvm::LvmVg;
 
-/// Makes a directory of this host a volume group, or checks that it could be one.
+/// Makes a directory or an LVM group of this host a volume group of the pool, or checks that it could be one.
 pub async fn prepare_vg(request: &PrepareVg) -> Result<PreparedVg, ApiError> {
-    let request = request.clone();
+    let PrepareVg {
+        name,
+        kind,
+        path,
+        layout,
+        size_bytes,
+        dry_run,
+    } = request.clone();
     blocking(move || {
-        let PrepareVg {
-            name,
-            path,
-            size_bytes,
-            dry_run,
-        } = request;
-        let size_bytes = DirVg::prepare(&name, Path::new(&path), size_bytes, dry_run)?;
+        let size_bytes = match kind {
+            VgKind::Directory => DirVg::prepare(&name, Path::new(&path), size_bytes, dry_run),
+            VgKind::Lvm => LvmVg::prepare(&name, &layout, size_bytes, dry_run),
+        }?;
         Ok(PreparedVg { size_bytes })
     })
     .await
 }
 
-/// Makes a directory of this host foreign again.
+/// Makes it foreign again.
 pub async fn release_vg(request: &ReleaseVg) -> Result<(), ApiError> {
-    let request = request.clone();
-    blocking(move || DirVg::release(&request.name, Path::new(&request.path), request.dry_run)).await
+    let ReleaseVg {
+        name,
+        kind,
+        path,
+        dry_run,
+    } = request.clone();
+    blocking(move || match kind {
+        VgKind::Directory => DirVg::release(&name, Path::new(&path), dry_run),
+        VgKind::Lvm => LvmVg::release(&name, dry_run),
+    })
+    .await
 }
 
 async fn blocking<T: Send + 'static>(

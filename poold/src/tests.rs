@@ -12,7 +12,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use api::pool::{AddVg, CreateVolume, IssueToken, Job, JobState, JoinPool, NodeState, PoolInit, Token};
+use api::pool::{
+    AddVg, CreateVolume, IssueToken, Job, JobState, JoinPool, LvmLayout, NodeState, PoolInit, Token,
+};
 use api::{ApiError, Client};
 
 use crate::config::Config;
@@ -132,7 +134,8 @@ impl Host {
         let wish = AddVg {
             name: "vg".to_owned(),
             node: None,
-            dir,
+            dir: Some(dir),
+            layout: LvmLayout::default(),
             size_bytes: Some(VG_BYTES),
             overcommit_percent: None,
             dry_run: false,

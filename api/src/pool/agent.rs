@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::VgKind;
+use super::{LvmLayout, VgKind};
 use crate::ApiError;
 use crate::control::{
     BirthKind, DoorSpec, HostLimits, HostStatus, Member, SwitchWord, VolumeLimits, VolumeSettings,
@@ -35,8 +35,11 @@ pub struct VgRef {
     pub name: String,
     /// What it is made of.
     pub kind: VgKind,
-    /// The directory.
+    /// The directory; of an LVM group, where its devices are.
     pub path: String,
+    /// How an LVM group is used.
+    #[serde(default)]
+    pub layout: LvmLayout,
     /// How much of it may be used.
     pub size_bytes: u64,
     /// How much its disks may have together.
@@ -297,14 +300,19 @@ pub enum StepOutcome {
     },
 }
 
-/// Asked of the daemon of a host directly: make a directory ready to be a volume group, or check that it could be.
+/// Asked of the daemon of a host directly: make a directory or an LVM group ready for the pool, or check that it could be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PrepareVg {
     /// Its name.
     pub name: String,
-    /// The directory.
+    /// What it is made of.
+    pub kind: VgKind,
+    /// The directory; of an LVM group, where its devices are.
     pub path: String,
-    /// How much the pool may use; what its file system has free when absent.
+    /// How an LVM group is used.
+    #[serde(default)]
+    pub layout: LvmLayout,
+    /// How much the pool may use; all that is free when absent.
     pub size_bytes: Option<u64>,
     /// Only check.
     pub dry_run: bool,
@@ -317,12 +325,14 @@ pub struct PreparedVg {
     pub size_bytes: u64,
 }
 
-/// Asked of the daemon of a host directly: make a directory foreign again; refused while disks lie in it.
+/// Asked of the daemon of a host directly: make a directory or an LVM group foreign again; refused while disks lie in it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ReleaseVg {
     /// Its name.
     pub name: String,
-    /// The directory.
+    /// What it is made of.
+    pub kind: VgKind,
+    /// The directory; of an LVM group, where its devices are.
     pub path: String,
     /// Only check.
     pub dry_run: bool,

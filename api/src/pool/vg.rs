@@ -8,19 +8,36 @@ use serde::{Deserialize, Serialize};
 pub enum VgKind {
     /// A directory of sparse files.
     Directory,
+    /// A volume group of LVM: a logical volume per replica.
+    Lvm,
+}
+
+/// How disks are laid out in an LVM group; nothing of it concerns directories.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LvmLayout {
+    /// Thin volumes in this pool of the group; thick ones when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thin_pool: Option<String>,
+    /// Over so many physical volumes each; one when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stripes: Option<u32>,
 }
 
 /// `vg add`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct AddVg {
-    /// Its name; several hosts may each have one of the same name.
+    /// Its name, which of an LVM group is LVM's; several hosts may each have one of the same name.
     pub name: String,
     /// On which node; the one whose daemon is asked when absent.
     #[serde(default)]
     pub node: Option<String>,
-    /// The directory (absolute); made if its parent exists. Must be empty or already this group's.
-    pub dir: String,
-    /// How much of it the pool may use; what its file system has free when absent.
+    /// The directory (absolute); made if its parent exists. Must be empty or already this group's. An LVM group when absent.
+    #[serde(default)]
+    pub dir: Option<String>,
+    /// How an LVM group is used.
+    #[serde(default)]
+    pub layout: LvmLayout,
+    /// How much of it the pool may use; what its file system, or the LVM group, has free when absent.
     #[serde(default)]
     pub size_bytes: Option<u64>,
     /// How much its disks may have together, in percent of its size; 100 when absent. What was not written takes no room.
@@ -51,7 +68,7 @@ pub struct Vg {
     pub name: String,
     /// What it is made of.
     pub kind: VgKind,
-    /// The directory.
+    /// The directory; of an LVM group, where its devices are.
     pub path: String,
     /// How much the pool may use.
     pub size_bytes: u64,

@@ -58,6 +58,8 @@ pub enum DiskUnfit {
 pub(crate) struct Volume {
     path: PathBuf,
     file: File,
+    /// Whether it can tell where it has holes: a block device cannot, and everything on it counts as data.
+    tells_holes: bool,
     /// Whether the system below can make holes; found out by trying.
     punches: AtomicBool,
 }
@@ -84,6 +86,7 @@ impl Volume {
         Ok(Volume {
             path: path.to_owned(),
             file,
+            tells_holes: kind.is_file(),
             punches: AtomicBool::new(true),
         })
     }
@@ -101,7 +104,9 @@ impl Volume {
     /// Reads a range; a hole is known to be zeroes without reading.
     pub fn read(&self, range: SectorRange) -> io::Result<VolumeData> {
         let (start, length) = (range.start.bytes(), range.len_bytes());
-        if length >= HOLE_BYTES_MIN && data_from(&self.file, start)?.is_none_or(|data| data >= start + length)
+        if self.tells_holes
+            && length >= HOLE_BYTES_MIN
+            && data_from(&self.file, start)?.is_none_or(|data| data >= start + length)
         {
             return Ok(VolumeData::Zeroes);
         }
@@ -120,6 +125,10 @@ impl Volume {
         let mut extents = Vec::new();
         let mut at = range.start.bytes();
         let end = range.end().bytes();
+        if !self.tells_holes {
+            push(&mut extents, at, end, true);
+            return Ok(extents);
+        }
         while at < end {
             // Rounded so that a sector that holds any data counts as data.
             let data = data_from(&self.file, at)?.map_or(end, |data| floor_sector(data).clamp(at, end));

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use api::ApiError;
 use api::control::{HostLimits, SwitchWord, VolumeLimits, VolumeSettings};
 use api::pool::agent::Order;
-use api::pool::{DoorKind, JobKind, JobState, VerifyReport, VgKind};
+use api::pool::{DoorKind, JobKind, JobState, LvmLayout, VerifyReport, VgKind};
 use migrate::desired::{Door, DoorAt, Life, Placement, VolumeDesired};
 use model::{NodeId, VolumeId, VolumeName, VolumeSize};
 use serde::de::DeserializeOwned;
@@ -101,8 +101,11 @@ pub struct VgRecord {
     pub name: String,
     /// What it is made of.
     pub kind: VgKind,
-    /// The directory.
+    /// The directory; of an LVM group, where its devices are.
     pub path: String,
+    /// How an LVM group is used.
+    #[serde(default)]
+    pub layout: LvmLayout,
     /// How much the pool may use.
     pub size_bytes: u64,
     /// How much its disks may have together, in percent of that.

@@ -394,6 +394,7 @@ pub(super) fn vg_ref(vg: &crate::catalog::records::VgRecord) -> VgRef {
         name: vg.name.clone(),
         kind: vg.kind,
         path: vg.path.clone(),
+        layout: vg.layout.clone(),
         size_bytes: vg.size_bytes,
         promise_bytes: promise_bytes(vg),
     }

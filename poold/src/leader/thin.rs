@@ -64,7 +64,7 @@ pub fn shortage(vg: &VgRecord, reserved_bytes: u64, used_bytes: u64, left_bytes:
 
 #[cfg(test)]
 mod tests {
-    use api::pool::VgKind;
+    use api::pool::{LvmLayout, VgKind};
 
     use super::*;
 
@@ -74,6 +74,7 @@ mod tests {
             name: "vg0".to_owned(),
             kind: VgKind::Directory,
             path: "/srv/vg0".to_owned(),
+            layout: LvmLayout::default(),
             size_bytes: 1000,
             overcommit_percent,
         }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::pool::agent::{PrepareVg, ReleaseVg};
-use api::pool::{AddVg, Changed, RemoveVg, VgKind};
+use api::pool::{AddVg, Changed, LvmLayout, RemoveVg, VgKind};
 use api::{ApiError, Client};
 
 use super::Leader;
@@ -20,7 +20,19 @@ impl Leader {
             .map_err(|error| ApiError::usage(error.to_string()).object(object.clone()))?;
         let records = self.catalog.records();
         let record = records.node(node)?;
-        let taken = |vg: &&VgRecord| vg.node == node && (vg.name == request.name || vg.path == request.dir);
+        let (kind, path) = match &request.dir {
+            Some(dir) => (VgKind::Directory, dir.clone()),
+            None => (VgKind::Lvm, format!("/dev/{}", request.name)),
+        };
+        let layout = &request.layout;
+        if kind == VgKind::Directory && *layout != LvmLayout::default() {
+            return Err(ApiError::usage(
+                "a directory has neither a thin pool nor stripes: its files are sparse anyway",
+            )
+            .hint("leave out `--dir` for the LVM group of that name, or `--thin-pool` and `--stripes`")
+            .object(object));
+        }
+        let taken = |vg: &&VgRecord| vg.node == node && (vg.name == request.name || vg.path == path);
         if let Some(vg) = records.vgs.iter().find(taken) {
             let message = format!(
                 "node {node} has the volume group `{}` in {} already",
@@ -34,7 +46,9 @@ impl Leader {
             checked_percent(request.overcommit_percent).map_err(|error| error.object(object.clone()))?;
         let prepare = PrepareVg {
             name: request.name.clone(),
-            path: request.dir.clone(),
+            kind,
+            path: path.clone(),
+            layout: layout.clone(),
             size_bytes: request.size_bytes,
             dry_run: request.dry_run,
         };
@@ -46,8 +60,9 @@ impl Leader {
         let group = VgRecord {
             node: node.to_owned(),
             name: request.name.clone(),
-            kind: VgKind::Directory,
-            path: request.dir.clone(),
+            kind,
+            path: path.clone(),
+            layout: layout.clone(),
             size_bytes,
             overcommit_percent,
         };
@@ -62,7 +77,7 @@ impl Leader {
         })?;
         let mut steps = vec![format!(
             "{} on node {node} takes up to {}",
-            request.dir,
+            path,
             model::Bytes(size_bytes)
         )];
         steps.extend(warning);
@@ -109,6 +124,7 @@ impl Leader {
         check(&records.volumes)?;
         let release = ReleaseVg {
             name: name.to_owned(),
+            kind: vg.kind,
             path: vg.path.clone(),
             dry_run: request.dry_run,
         };

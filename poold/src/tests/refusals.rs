@@ -187,21 +187,22 @@ async fn bad_wishes_are_refused_and_change_nothing() {
     let again = AddVg {
         name: "more".to_owned(),
         node: Some("b".to_owned()),
-        dir,
+        dir: Some(dir),
+        layout: LvmLayout::default(),
         size_bytes: None,
         overcommit_percent: None,
         dry_run: false,
     };
     check(client.vg_add(&again).await, Refused, &["already"]);
     let foreign = AddVg {
-        dir: hosts[1].dir.path().display().to_string(),
+        dir: Some(hosts[1].dir.path().display().to_string()),
         ..again.clone()
     };
     check(client.vg_add(&foreign).await, Refused, &["not empty"]);
     check(
         client
             .vg_add(&AddVg {
-                dir: "relative".to_owned(),
+                dir: Some("relative".to_owned()),
                 ..again.clone()
             })
             .await,
@@ -214,7 +215,7 @@ async fn bad_wishes_are_refused_and_change_nothing() {
     };
     check(client.vg_add(&half).await, Refused, &["already"]);
     let half = AddVg {
-        dir: hosts[1].dir.path().join("other").display().to_string(),
+        dir: Some(hosts[1].dir.path().join("other").display().to_string()),
         ..half
     };
     check(client.vg_add(&half).await, Usage, &["50 %"]);

@@ -132,3 +132,55 @@ fn a_disk_grows_and_what_is_new_is_clear_whatever_was_there() {
     volume.grow(size(2 * MIB), size(4 * MIB)).unwrap();
     assert_eq!(volume.file.metadata().unwrap().len(), 8 * MIB);
 }
+
+/// A block device as long as the file, while it lives.
+struct LoopDevice(PathBuf);
+
+impl LoopDevice {
+    /// `None` where this process may not make one.
+    fn of(file: &Path) -> Option<LoopDevice> {
+        let made = std::process::Command::new("losetup")
+            .args(["--find", "--show"])
+            .arg(file)
+            .output()
+            .ok()?;
+        let path = String::from_utf8(made.stdout).ok()?;
+        made.status.success().then(|| LoopDevice(path.trim().into()))
+    }
+}
+
+impl Drop for LoopDevice {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("losetup")
+            .arg("--detach")
+            .arg(&self.0)
+            .status();
+    }
+}
+
+#[test]
+fn everything_on_a_block_device_counts_as_data() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    file.as_file().set_len(4 * MIB).unwrap();
+    let Some(device) = LoopDevice::of(file.path()) else {
+        eprintln!("not tried: this process may not make block devices");
+        return;
+    };
+    let volume = Volume::open(&device.0, VolumeSize::new(4 * MIB).unwrap()).unwrap();
+    let extent = BlockExtent {
+        range: range(MIB, MIB),
+        data: true,
+    };
+    assert_eq!(volume.status(range(MIB, MIB)).unwrap(), vec![extent]);
+    let zeroes = VolumeData::Data(Bytes::from(vec![0; MIB as usize]));
+    assert_eq!(volume.read(range(MIB, MIB)).unwrap(), zeroes);
+    volume
+        .write(range(0, 4096), &[Bytes::from(vec![7; 4096])])
+        .unwrap();
+    volume.clear(range(0, 4096)).unwrap();
+    volume.flush().unwrap();
+    assert_eq!(
+        volume.read(range(0, 4096)).unwrap(),
+        VolumeData::Data(Bytes::from(vec![0; 4096]))
+    );
+}
