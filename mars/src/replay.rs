@@ -188,8 +188,10 @@ impl Engine {
 
     /// The end is known: cut what is behind it, and make what is before it durable.
     fn scan_end(&mut self) {
-        // What is before a jump belongs to nobody any more; a crash may have come before it was dropped.
-        let is_dropped = self.meta.straight && self.log.sealed == self.meta.written_back;
+        // A log that ends where it begins is empty: what lies before a jump, or before a partial copy, belongs to nobody any more, and a
+        // crash may have come before it was dropped.
+        let is_empty = self.log.sealed.lsn == self.meta.trimmed;
+        let is_dropped = is_empty || self.meta.straight && self.log.sealed == self.meta.written_back;
         let id = self.io(Io::ScanCut);
         self.effects.push_back(Effect::ResetLog {
             id,

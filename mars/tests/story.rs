@@ -9,7 +9,8 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use mars::{
     Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, DiskError, Effect, Engine, Event,
-    GuestError, GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, Switch, VolumeData,
+    GuestError, GuestRequest, LinkId, Message, Meta, Notice, Position, Reply, RequestTag, Status, Switch,
+    VolumeData,
 };
 use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, SnapshotName, Tick, VolumeId, VolumeSize};
 
@@ -459,6 +460,40 @@ fn a_trim_gives_back_what_is_too_little_to_be_given_back_by_itself() {
     world.write("a", 100, 8, 3);
     world.run(2000);
     assert_eq!(world.checksum("a"), world.checksum("b"));
+}
+
+/// A partial copy is durable before the log that it replaces is dropped: a crash may come in between.
+#[test]
+fn a_log_that_ends_before_it_begins_is_dropped_whole() {
+    let mut world = World::new("a", &["b"]);
+    world.write("a", 0, 8, 1);
+    world.run(2000);
+    let host = &world.hosts["b"];
+    let mut meta = host.meta.clone().unwrap();
+    let begins = Position {
+        lsn: Lsn(1 << 20),
+        digest: meta.committed.digest,
+    };
+    (meta.written_back, meta.committed) = (begins, begins);
+    (meta.trimmed, meta.touched) = (begins.lsn, begins.lsn);
+    let mut engine = Engine::open(world.now, host.config.clone(), meta);
+    loop {
+        match engine.poll_effect() {
+            Some(Effect::ReadLog { id, .. }) => {
+                let bytes = Bytes::new();
+                engine.handle(world.now, Event::LogRead { id, bytes });
+            }
+            Some(Effect::ResetLog { at, keep, .. }) => {
+                return assert_eq!(
+                    (at, keep),
+                    (begins.lsn, false),
+                    "what lies there is of another history"
+                );
+            }
+            Some(_) => {}
+            None => panic!("the log is left as it is"),
+        }
+    }
 }
 
 #[test]
