@@ -110,6 +110,11 @@ impl Splits {
 impl Engine {
     /// The peer's history is a beginning of ours, or it has none here any more.
     pub(crate) fn forget_split(&mut self, peer: &NodeId) {
+        // What is being counted for an earlier link of it would be remembered for one that has not parted; if it has, it will say so.
+        let counts = self.splits.counts.iter().filter(|(_, count)| count.peer == *peer);
+        for link in counts.map(|(link, _)| *link).collect::<Vec<_>>() {
+            self.splits.link_down(link);
+        }
         self.splits.unsaved |= self.meta.splits.remove(peer).is_some();
     }
 

@@ -359,3 +359,28 @@ fn what_is_asked_of_a_replica_that_begins_anew_further_back_is_done() {
         world.settle()
     });
 }
+
+/// A side is still being counted for a link that nobody knows to be dead, when the other side is back without any history.
+#[test]
+fn a_side_counted_for_one_that_has_given_in_meanwhile_is_no_split() {
+    lives(&Profile::calm(2), |world| {
+        replicated(world, &[0, 1])?;
+        part(world, &[1])?;
+        assert!(world.run_until(20 * SECOND, both_know)?, "nobody noticed");
+        let primary = world.primary().expect("one serves");
+        let loser = 1 - primary;
+        world.slow_log_reads(primary, SECOND);
+        world.kill(loser);
+        world.run_for(SECOND)?;
+        world.start_after(loser, 1);
+        // It dials, and is being counted; then it is gone without a word.
+        world.run_for(SECOND)?;
+        world.rejoin(loser);
+        let whole = |w: &World| w.status(loser).is_some_and(|s| s.state == ReplicaState::Uptodate);
+        assert!(world.run_until(60 * SECOND, whole)?, "it is not whole again");
+        world.run_for(10 * SECOND)?;
+        assert_eq!(split(world, primary, loser), None, "it follows, and has parted");
+        world.slow_log_reads(primary, 0);
+        world.settle()
+    });
+}

@@ -824,6 +824,12 @@ fn a_far_replica_follows_its_neighbour_and_falls_back_and_returns() {
         world.run_for(12 * SECOND)?;
         assert_eq!(world.figures().counts["operators: hand-over not ready"], 1);
         world.heal(0, 2);
+        // A dial into the cut network may still be waited for, and who does that follows nobody.
+        let follows = |w: &World| {
+            w.status(0)
+                .is_some_and(|s| s.peers[1].state == ReplicaState::Uptodate)
+        };
+        assert!(world.run_until(20 * SECOND, follows)?, "it follows nobody");
         // It comes when it is asked, and the role may come back; then it follows its neighbour again.
         for (from, to) in [(0, 2), (2, 0)] {
             world.hand_over(from, to, SECOND).expect("it is up");
