@@ -9,8 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use bytes::{Bytes, BytesMut};
 use mars::{
     Answer, Birth, BlockExtent, Command, CommandError, CommandId, Config, DiskError, Effect, Engine, Event,
-    GuestError, GuestRequest, LinkId, Message, Meta, Notice, Position, Reply, RequestTag, Status, Switch,
-    VolumeData,
+    GuestError, GuestRequest, LinkId, Message, Meta, Notice, Reply, RequestTag, Status, Switch, VolumeData,
 };
 use model::{Epoch, Lsn, NodeId, ReplicaState, Role, SectorRange, SnapshotName, Tick, VolumeId, VolumeSize};
 
@@ -470,10 +469,8 @@ fn a_log_that_ends_before_it_begins_is_dropped_whole() {
     world.run(2000);
     let host = &world.hosts["b"];
     let mut meta = host.meta.clone().unwrap();
-    let begins = Position {
-        lsn: Lsn(1 << 20),
-        digest: meta.committed.digest,
-    };
+    let mut begins = meta.committed;
+    begins.lsn = Lsn(1 << 20);
     (meta.written_back, meta.committed) = (begins, begins);
     (meta.trimmed, meta.touched) = (begins.lsn, begins.lsn);
     let mut engine = Engine::open(world.now, host.config.clone(), meta);
